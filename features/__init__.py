@@ -1,0 +1,66 @@
+"""What makes sense with one unit of a vision network: its pictures, its examples in a dataset, its attributions, its activations.
+
+Load a network with `load_model`, read and edit its layers with `probe`, see a unit with `visualize`, find what excites it in a
+dataset with `find_examples`, and ask what in an image caused a response with `attribute`. Names are imported when they are first
+used, so that ``import features`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+EXPORTS = {
+    "Unit": "units",
+    "load_model": "models",
+    "probe": "models",
+    "Model": "models",
+    "Layer": "models",
+    "ReceptiveField": "models",
+    "listen": "activations",
+    "Activations": "activations",
+    "Sketches": "sketches",
+    "HELD_OUT_SEED": "sketches",
+    "Photographs": "photographs",
+    "Objective": "objectives",
+    "channel": "objectives",
+    "neuron": "objectives",
+    "direction": "objectives",
+    "energy": "objectives",
+    "logit": "objectives",
+    "fourier": "parameterizations",
+    "pixels": "parameterizations",
+    "jitter": "transforms",
+    "scale": "transforms",
+    "rotate": "transforms",
+    "pad": "transforms",
+    "STANDARD": "transforms",
+    "visualize": "visualization",
+    "Visualization": "visualization",
+    "write_visualization": "visualization",
+    "read_visualization": "visualization",
+    "find_examples": "examples",
+    "Examples": "examples",
+    "FolderImages": "examples",
+    "crops": "examples",
+    "write_examples": "examples",
+    "read_examples": "examples",
+    "attribute": "attribution",
+    "Attribution": "attribution",
+    "grid": "pictures",
+    "write_picture": "pictures",
+}
+
+__all__ = list(EXPORTS)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in EXPORTS:
+        raise AttributeError(f"module 'features' has no attribute {name!r}: it offers {', '.join(sorted(EXPORTS))}")
+    value = getattr(import_module(f"features.{EXPORTS[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
