@@ -1,0 +1,437 @@
+"""Activations: read and edit what the modules of a network give. The only file of the project that touches hooks."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from features.activations.outputs import TURNS, first_tensor, shares_memory, turn, turn_back, with_first_tensor
+from features.activations.readings import Activations, version_of
+
+__all__ = [
+    "TURNS",
+    "Activations",
+    "Call",
+    "Edit",
+    "Witness",
+    "first_tensor",
+    "listen",
+    "nearest",
+    "record",
+    "turn",
+    "turn_back",
+]
+
+Edit = Callable[[Tensor], Tensor]
+
+
+@contextmanager
+def listen(
+    net: nn.Module,
+    names: str | Iterable[str],
+    *,
+    edits: Mapping[str, Edit] | None = None,
+    stop: bool = True,
+    overwritten: Collection[str] | None = None,
+    layouts: Mapping[str, str] | None = None,
+) -> Iterator[Activations]:
+    """Read and edit what modules of ``net`` give, for as long as the ``with`` lasts.
+
+    ``names`` are module names as in ``net.named_modules()``; a module that is called several times in one forward pass
+    is ``name`` at its first call, then ``name#1``, ``name#2``. Of a tuple, a dictionary or a dataclass the first tensor
+    is read and edited. ``edits`` maps names to functions that get a layer's tensor and give another of the same shape;
+    it is handed to the network in its place, and reading the layer gives it too. With ``stop``, a call of ``net`` ends
+    after the last layer in ``names`` and returns ``None``; edits of later layers then never happen. Several ``listen``
+    on one network work together: every edit is seen by every reading, and the pass ends when the last of them has all
+    its layers.
+
+    ``overwritten`` names the layers that the network itself later changes in place (`Layer.overwritten`): their
+    readings are the original tensors and the network goes on with a copy, so that gradients still flow through the
+    reading. (A module that gives its own input, as dropout does, is read as a copy, through which none flow.) Where it
+    is not known (``None``) every layer but the last is treated so. ``layouts`` maps names to a key of `TURNS`; these
+    are read and edited as views with channels first.
+
+    At the end, after an exception too, the network is as it was. Errors: ``ValueError`` for a name that is no module,
+    for a call that did not happen and for an edit that changes the shape; ``TypeError`` for a network whose modules
+    cannot be heard.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten())
+    >>> with listen(net, ["0", "1"], edits={"0": lambda x: -x}) as activations:
+    ...     net(torch.zeros(2, 3, 5, 5))
+    ...     activations["1"].shape
+    torch.Size([2, 8, 3, 3])
+    """
+    names = [names] if isinstance(names, str) else list(names)
+    listener = _Listener(net, names, dict(edits or {}), stop, overwritten, dict(layouts or {}))
+    session = _Session.of(net)
+    try:
+        session.join(listener)
+        yield listener.activations
+    finally:
+        session.leave(listener)
+        listener.activations.close()
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a module seen by `record`.
+
+    ``name`` is the call's address (``name``, ``name#1`` ...), ``inside`` the address of the call it happened in ('' for
+    the network itself), ``shape`` and ``dtype`` those of its first tensor, ``overwritten`` whether that tensor was
+    changed in place after the call.
+    """
+
+    name: str
+    inside: str
+    module: nn.Module
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    overwritten: bool
+
+
+class Witness(Protocol):
+    """What `record` tells while the network runs: ``enter`` before a module call, ``leave`` after it with its first
+    tensor."""
+
+    def enter(self, name: str, module: nn.Module) -> None: ...
+
+    def leave(self, name: str, module: nn.Module, output: Tensor | None) -> None: ...
+
+
+def record(net: nn.Module, images: Tensor, *, witness: Witness | None = None) -> tuple[Call, ...]:
+    """Run ``net`` on ``images`` once, without gradients, and give every call of a module that returned a tensor.
+
+    The calls are in order of return; the last is that of the network itself, with the empty name.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(inplace=True))
+    >>> [(call.name, call.overwritten) for call in record(net, torch.zeros(1, 3, 5, 5))]
+    [('0', True), ('1', False), ('', False)]
+    """
+    _refuse_deaf(net, "")
+    recorder = _Recorder(net, witness)
+    try:
+        recorder.attach()
+        with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices=[]):
+            return recorder.calls(net(images))
+    finally:
+        recorder.detach()
+
+
+def nearest(name: str, known: Iterable[str], *, what: str = "layer", listing: str) -> str:
+    """Give the sentence for a name that does not exist: the nearest ones, and how to list them all.
+
+    >>> nearest("mixed4", ["mixed4a", "conv"], listing="model.layers")
+    "no layer 'mixed4': nearest are 'mixed4a'; list them all with model.layers"
+    """
+    close = ", ".join(map(repr, difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)))
+    return f"no {what} {name!r}: {f'nearest are {close}; ' if close else ''}list them all with {listing}"
+
+
+class _Stop(BaseException):
+    """Ends a forward pass when every reading is taken; a BaseException so that no ``except Exception`` of a network
+    eats it."""
+
+
+@dataclass(eq=False)
+class _Listener:
+    """What one `listen` wants, by module and number of call."""
+
+    net: nn.Module
+    names: list[str]
+    edits: dict[str, Edit]
+    stop: bool
+    overwritten: Collection[str] | None
+    layouts: dict[str, str]
+    activations: Activations = field(init=False)
+    addresses: dict[str, tuple[nn.Module, int]] = field(init=False)
+    at: dict[tuple[int, int], list[str]] = field(init=False)
+    pending: set[str] = field(init=False, default_factory=set)
+    unedited: set[str] = field(init=False, default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.activations = Activations(self.names)
+        self.addresses = {name: _address(self.net, name) for name in dict.fromkeys([*self.names, *self.edits])}
+        self.at = {}
+        for name, (module, call) in self.addresses.items():
+            self.at.setdefault((id(module), call), []).append(name)
+
+    def begin(self) -> None:
+        self.activations.clear()
+        self.pending = set(self.names)
+        self.unedited = set(self.edits)
+
+    def done(self) -> bool:
+        return self.stop and bool(self.names) and not self.pending
+
+    def edit(self, place: tuple[int, int], value: Tensor) -> Tensor:
+        for name in self.at.get(place, ()):
+            if name in self.edits:
+                value = self._edited(name, value)
+                self.unedited.discard(name)
+        return value
+
+    def read(self, place: tuple[int, int], value: Tensor) -> Tensor:
+        """Keep ``value``; give what the network goes on with, a view through which gradients reach the kept tensor."""
+        for name in self.at.get(place, ()):
+            if name in self.pending:
+                layout = self.layouts.get(name)
+                kept = turn(value, layout) if layout else value
+                self.activations.keep(name, kept)
+                self.pending.discard(name)
+                value = turn_back(kept, layout) if layout else value
+        return value
+
+    def copy(self, place: tuple[int, int]) -> None:
+        for name in self.at.get(place, ()):
+            if name in self.names:
+                self.activations.keep(name, self.activations[name].clone())
+
+    def protects(self, place: tuple[int, int]) -> bool:
+        names = self.at.get(place, ())
+        return bool(names) and (self.overwritten is None or any(name in self.overwritten for name in names))
+
+    def _edited(self, name: str, value: Tensor) -> Tensor:
+        layout = self.layouts.get(name)
+        before = turn(value, layout) if layout else value
+        after = self.edits[name](before)
+        if not isinstance(after, Tensor):
+            raise TypeError(f"the edit of layer {name!r} gave {type(after).__name__}: return the tensor to go on with")
+        if after.shape != before.shape:
+            raise ValueError(
+                f"the edit of layer {name!r} gave shape {tuple(after.shape)}: "
+                f"return the shape it got, {tuple(before.shape)}"
+            )
+        return turn_back(after, layout) if layout else after
+
+    def check_complete(self, counts: Mapping[int, int]) -> None:
+        for name in [*self.names, *self.edits]:
+            if name in self.pending or name in self.unedited:
+                times = counts.get(id(self.addresses[name][0]), 0)
+                seen = (
+                    "never called" if times == 0 else f"called {times} time{'s' if times > 1 else ''}, counted from 0"
+                )
+                raise ValueError(
+                    f"layer {name!r} was not reached: in this forward pass its module is {seen}; leave it out"
+                )
+
+
+class _Session:
+    """The hooks and the wrapped ``forward`` of one network while at least one `listen` is open on it."""
+
+    def __init__(self, net: nn.Module) -> None:
+        self.net = net
+        self.listeners: list[_Listener] = []
+        self.handles: dict[int, RemovableHandle] = {}
+        self.counts: Counter[int] = Counter()
+        self.running = False
+        self.editing = False
+
+    @classmethod
+    def of(cls, net: nn.Module) -> _Session:
+        session = getattr(net.__dict__.get("forward"), "listening", None)
+        return session if isinstance(session, _Session) else cls(net)
+
+    def join(self, listener: _Listener) -> None:
+        if not self.listeners:
+            self._wrap()
+        self.listeners.append(listener)
+        for module, _ in listener.addresses.values():
+            if id(module) not in self.handles:
+                self.handles[id(module)] = module.register_forward_hook(self._hear, with_kwargs=True)
+
+    def leave(self, listener: _Listener) -> None:
+        if listener not in self.listeners:
+            return
+        self.listeners.remove(listener)
+        needed = {id(module) for other in self.listeners for module, _ in other.addresses.values()}
+        for key in [key for key in self.handles if key not in needed]:
+            self.handles.pop(key).remove()
+        if not self.listeners:
+            self._unwrap()
+
+    def _wrap(self) -> None:
+        own = self.net.__dict__
+        self.before = ("forward" in own, own.get("forward"))
+        inner = self.net.forward
+
+        @functools.wraps(inner)
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            if self.editing:
+                raise RuntimeError("an edit called the network that it edits: call it before, and keep what it gives")
+            return inner(*args, **kwargs) if self.running else self._run(inner, *args, **kwargs)
+
+        forward.listening = self  # type: ignore[attr-defined]
+        own["forward"] = forward
+
+    def _unwrap(self) -> None:
+        present, forward = self.before
+        if present:
+            self.net.__dict__["forward"] = forward
+        else:
+            del self.net.__dict__["forward"]
+
+    def _run(self, inner: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self.counts.clear()
+        for listener in self.listeners:
+            listener.begin()
+        self.running = True
+        try:
+            output = inner(*args, **kwargs)
+        except _Stop:
+            return None
+        finally:
+            self.running = self.editing = False
+        for listener in self.listeners:
+            listener.check_complete(self.counts)
+        return output
+
+    def _hear(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+        if not self.running:
+            return None
+        place = (id(module), self.counts[id(module)])
+        self.counts[id(module)] += 1
+        if not any(place in listener.at for listener in self.listeners):
+            return None
+        original = self._first(module, output)
+        edited = self._edit(place, original)
+        read = edited
+        for listener in self.listeners:
+            read = listener.read(place, read)
+        if all(listener.done() for listener in self.listeners):
+            raise _Stop
+        if any(listener.protects(place) for listener in self.listeners):
+            read = self._protect(place, edited, read, [args, kwargs])
+        return None if read is original else with_first_tensor(output, read)
+
+    def _edit(self, place: tuple[int, int], value: Tensor) -> Tensor:
+        self.editing = True
+        for listener in self.listeners:
+            value = listener.edit(place, value)
+        self.editing = False
+        return value
+
+    def _protect(self, place: tuple[int, int], edited: Tensor, read: Tensor, given: Any) -> Tensor:
+        """Keep the reading apart from what the network goes on with, and may overwrite.
+
+        The network gets the copy, so that gradients flow through the reading; but where a module gave its own input,
+        which the network may hold elsewhere too and expect to see changed, the reading is the copy.
+        """
+        if not shares_memory(given, edited):
+            return read.clone()
+        for listener in self.listeners:
+            listener.copy(place)
+        return edited
+
+    def _first(self, module: nn.Module, output: Any) -> Tensor:
+        tensor = first_tensor(output)
+        if tensor is None:
+            name = next((name for name, known in self.net.named_modules() if known is module), "?")
+            raise TypeError(
+                f"layer {name!r} gives no tensor but {type(output).__name__}: read one of the layers inside it"
+            )
+        return tensor
+
+
+class _Recorder:
+    """Hooks on every module for one forward pass."""
+
+    def __init__(self, net: nn.Module, witness: Witness | None) -> None:
+        self.net, self.witness = net, witness
+        self.handles: list[RemovableHandle] = []
+        self.counts: Counter[int] = Counter()
+        self.stack: list[str] = []
+        self.seen: list[tuple[str, str, nn.Module, Tensor, int | None]] = []
+
+    def attach(self) -> None:
+        self.names = {id(module): name for name, module in self.net.named_modules() if name}
+        for name, module in self.net.named_modules():
+            if name:
+                _refuse_deaf(module, name)
+                self.handles.append(module.register_forward_pre_hook(self._enter))
+                self.handles.append(module.register_forward_hook(self._leave))
+
+    def detach(self) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def _enter(self, module: nn.Module, args: Any) -> None:
+        count = self.counts[id(module)]
+        self.counts[id(module)] += 1
+        self.stack.append(self.names[id(module)] + (f"#{count}" if count else ""))
+        if self.witness:
+            self.witness.enter(self.stack[-1], module)
+
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        name = self.stack.pop()
+        tensor = first_tensor(output)
+        if tensor is not None:
+            self.seen.append((name, self.stack[-1] if self.stack else "", module, tensor, version_of(tensor)))
+        if self.witness:
+            self.witness.leave(name, module, tensor)
+
+    def calls(self, output: Any) -> tuple[Call, ...]:
+        tensor = first_tensor(output)
+        if tensor is None:
+            raise TypeError(
+                f"{type(self.net).__name__} gives no tensor but {type(output).__name__}: give a network that does"
+            )
+        self.seen.append(("", "", self.net, tensor, version_of(tensor)))
+        return tuple(
+            Call(name, inside, module, tuple(tensor.shape), tensor.dtype, version != version_of(tensor))
+            for name, inside, module, tensor, version in self.seen
+        )
+
+
+def _address(net: nn.Module, name: str) -> tuple[nn.Module, int]:
+    """Find the module that ``name`` means and which of its calls; a module that is really called 'a#1' comes before
+    call 1 of 'a'."""
+    if not isinstance(name, str):
+        raise TypeError(f"a layer is named by text such as 'layer1.0', not by {type(name).__name__}")
+    module = _descend(net, name)
+    if module is not None:
+        return module, 0
+    base, mark, number = name.rpartition("#")
+    module = _descend(net, base) if mark and number.isascii() and number.isdigit() else None
+    if module is None:
+        known = [known for known, _ in net.named_modules() if known]
+        raise ValueError(nearest(name, known, listing="[name for name, _ in net.named_modules()]"))
+    return module, int(number)
+
+
+def _descend(net: nn.Module, name: str) -> nn.Module | None:
+    """Walk from ``net`` to a module along its name: quicker than a dictionary of all modules, and sees every module on
+    the way."""
+    module: nn.Module | None = net
+    _refuse_deaf(net, "")
+    for part in name.split("."):
+        module = module._modules.get(part) if module is not None else None
+        if module is None:
+            return None
+        _refuse_deaf(module, name)
+    return module
+
+
+def _refuse_deaf(module: nn.Module, name: str) -> None:
+    """Refuse wrappers that run their modules where hooks are not called, or are called on copies."""
+    where = f"module {name!r}" if name else "this network"
+    if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
+        raise TypeError(
+            f"{where} is compiled, and compiled code calls no hooks: give the network from before torch.compile"
+        )
+    if isinstance(module, nn.DataParallel):
+        raise TypeError(
+            f"{where} is nn.DataParallel, which runs copies of its network: give the one inside, net.module"
+        )
+    if isinstance(module, torch.jit.ScriptModule):
+        raise TypeError(
+            f"{where} is a TorchScript module, which cannot be read: give the Python network it was made from"
+        )
