@@ -21,6 +21,7 @@ from features.models.inception import read_inception
 
 EMBEDDED = ("sketches", "photographs")
 SEEDS = ("seed0", "seed1")
+LUCENT_URL = "https://github.com/ProGamerGov/pytorch-old-tensorflow-models/raw/master/inception5h.pth"
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".tar")
 
 
@@ -102,8 +103,8 @@ def _torchvision(source: str, weights: Any, options: Mapping[str, Any]) -> Origi
     chosen = None if path else _chosen(source, kinds, weights)
     if chosen is None:
         options = {**_quiet(source, random=path is None), **options}
-    with _seeded():
-        net = _downloaded(source, chosen, options)
+    with _built(chosen, getattr(chosen, "url", "them")):
+        net = models.get_model(source, weights=chosen, **options)
     if path:
         fill_network(net, read_weights(path), origin=str(path))
     said = chosen or kinds.DEFAULT
@@ -132,15 +133,6 @@ def _chosen(source: str, kinds: Any, weights: Any) -> Any:
     return kinds[name]
 
 
-def _downloaded(source: str, chosen: Any, options: Mapping[str, Any]) -> nn.Module:
-    try:
-        return models.get_model(source, weights=chosen, **options)  # type: ignore[no-any-return]
-    except OSError as fault:
-        raise OSError(
-            f"the weights {chosen} could not be fetched ({fault}): load {chosen.url} and give its path"
-        ) from fault
-
-
 def _timm(source: str, weights: Any, options: Mapping[str, Any]) -> Origin:
     try:
         timm, timm_data = import_module("timm"), import_module("timm.data")
@@ -150,7 +142,7 @@ def _timm(source: str, weights: Any, options: Mapping[str, Any]) -> Origin:
         raise ValueError(nearest(source, timm.list_models(), what="timm model", listing="timm.list_models()"))
     path = weights if _is_path(weights) else None
     tagged = source if weights in (None, "DEFAULT") or path else f"{source.split('.')[0]}.{weights}"
-    with _seeded():
+    with _built(tagged, f"https://huggingface.co/timm/{tagged}"):
         net = timm.create_model(tagged, pretrained=weights is not None and path is None, **options)
     if path:
         fill_network(net, read_weights(path), origin=str(path))
@@ -180,7 +172,7 @@ def _lucent(source: str, weights: Any, options: Mapping[str, Any]) -> Origin:
         raise ValueError(
             f"'lucent:inceptionv1' has no weights {weights!r}: it has 'DEFAULT'; a file is given by its path"
         )
-    with _seeded():
+    with _built(source, LUCENT_URL):
         net = zoo.inceptionv1(pretrained=weights == "DEFAULT", redirected_ReLU=False, **options)
     net.softmax2 = nn.Identity()
     if path:
@@ -192,12 +184,16 @@ def _lucent(source: str, weights: Any, options: Mapping[str, Any]) -> Origin:
 
 
 @contextmanager
-def _seeded() -> Iterator[None]:
-    """Build with the parameters of seed 0, and leave the global generator as it was."""
+def _built(weights: Any, place: str) -> Iterator[None]:
+    """Build from seed 0, leave the global generator as it was, and say in ``place`` where missing ``weights`` are."""
     state = torch.random.get_rng_state()
     torch.default_generator.manual_seed(0)
     try:
         yield
+    except OSError as fault:
+        raise OSError(
+            f"the weights {weights} could not be fetched ({fault}): load {place} and give its path"
+        ) from fault
     finally:
         torch.random.set_rng_state(state)
 

@@ -333,7 +333,10 @@ def run(command: Callable[[Sequence[str] | None], dict[str, Any]], argv: Sequenc
 
 
 def train_sketches(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Draw the training and the held-out sketches, train, write; give the figures."""
+    """Draw the training and the held-out sketches, train, write; give the figures.
+
+    The weights in the package were made with ``--workers 1``, for ``--seed 0`` and ``--seed 1``.
+    """
     parser = argparse.ArgumentParser("python -m features.sketches.train", description=__doc__)
     parse_common(parser, FOLDER / "seed0.safetensors", epochs=9)
     parser.add_argument("--count", type=int, default=20_000, help="training pictures (20000)")

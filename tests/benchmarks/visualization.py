@@ -1,4 +1,4 @@
-"""Milliseconds per step and image of visualize, beside the floor: the same network, folded and frozen, on a fixed tensor.
+"""Milliseconds per step and image of visualize beside the floor, the same network folded and frozen on a fixed tensor.
 
 Run: OMP_NUM_THREADS=1 python tests/benchmarks/visualization.py [batch]
 """
