@@ -122,8 +122,8 @@ ARCHITECTURES = {
         *span("features.5.{}", *range(6)), "features.6", *span("features.7.{}", 0, 1), "head",
     ],
     "densenet121": [
-        "features.conv0", "features.denseblock1", "features.transition1", "features.denseblock2", "features.transition2",
-        "features.denseblock3", "features.transition3", "features.denseblock4", "classifier",
+        "features.conv0", "features.denseblock1", "features.transition1", "features.denseblock2",
+        "features.transition2", "features.denseblock3", "features.transition3", "features.denseblock4", "classifier",
     ],
     "squeezenet1_0": [*span("features.{}", 0, 3, 4, 5, 7, 8, 9, 10, 12), "classifier"],
 }  # fmt: skip
@@ -166,7 +166,7 @@ def test_swin_and_vision_transformers_are_read_channels_first() -> None:
 
 def test_weights_that_are_computed_by_modules_are_no_layers() -> None:
     net = build_net("plain")
-    torch.nn.utils.parametrizations.weight_norm(net.conv2)
+    torch.nn.utils.parametrizations.weight_norm(net.conv2).eval()
     model = load_model(net, image_size=IMAGE_SIZE, **PLAIN)
     assert model.default_layers == EXPECTED["plain"]
     assert not [layer for layer in model.layers if "parametrizations" in layer.name]

@@ -180,6 +180,14 @@ def test_a_folder_of_class_folders_is_a_dataset(tmp_path: Path) -> None:
     assert images[3, 5, 7].tolist() == [40, 20, 7] and photographs.side == 40
 
 
+def test_a_wide_photograph_is_cropped_to_its_central_square(tmp_path: Path) -> None:
+    (tmp_path / "band").mkdir()
+    wide = np.zeros((16, 48, 3), np.uint8)
+    wide[:, 16:32] = 200
+    Image.fromarray(wide).save(tmp_path / "band" / "0.png")
+    assert (Photographs(tmp_path, size=16)[0][0] * 255).round().eq(200).all()
+
+
 def test_photographs_that_are_not_there_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     with pytest.raises(FileNotFoundError, match=r"no CIFAR-10 at .*download=True"):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import functools
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from features.activations.addresses import find_call, nearest, refuse_deaf
 from features.activations.outputs import TURNS, first_tensor, shares_memory, turn, turn_back, with_first_tensor
 from features.activations.readings import Activations, version_of
 
@@ -50,9 +49,9 @@ def listen(
     is ``name`` at its first call, then ``name#1``, ``name#2``. Of a tuple, a dictionary or a dataclass the first tensor
     is read and edited. ``edits`` maps names to functions that get a layer's tensor and give another of the same shape;
     it is handed to the network in its place, and reading the layer gives it too. With ``stop``, a call of ``net`` ends
-    after the last layer in ``names`` and returns ``None``; edits of later layers then never happen. Several ``listen``
-    on one network work together: every edit is seen by every reading, and the pass ends when the last of them has all
-    its layers.
+    after the last layer in ``names`` and returns ``None`` (which a forward hook of ``net`` itself then sees); edits of
+    later layers never happen. Several ``listen`` on one network work together: every edit is seen by every reading, and
+    the pass ends when the last of them has all its layers.
 
     ``overwritten`` names the layers that the network itself later changes in place (`Layer.overwritten`): their
     readings are the original tensors and the network goes on with a copy, so that gradients still flow through the
@@ -116,7 +115,7 @@ def record(net: nn.Module, images: Tensor, *, witness: Witness | None = None) ->
     >>> [(call.name, call.overwritten) for call in record(net, torch.zeros(1, 3, 5, 5))]
     [('0', True), ('1', False), ('', False)]
     """
-    _refuse_deaf(net, "")
+    refuse_deaf(net, "")
     recorder = _Recorder(net, witness)
     try:
         recorder.attach()
@@ -124,16 +123,6 @@ def record(net: nn.Module, images: Tensor, *, witness: Witness | None = None) ->
             return recorder.calls(net(images))
     finally:
         recorder.detach()
-
-
-def nearest(name: str, known: Iterable[str], *, what: str = "layer", listing: str) -> str:
-    """Give the sentence for a name that does not exist: the nearest ones, and how to list them all.
-
-    >>> nearest("mixed4", ["mixed4a", "conv"], listing="model.layers")
-    "no layer 'mixed4': nearest are 'mixed4a'; list them all with model.layers"
-    """
-    close = ", ".join(map(repr, difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)))
-    return f"no {what} {name!r}: {f'nearest are {close}; ' if close else ''}list them all with {listing}"
 
 
 class _Stop(BaseException):
@@ -159,7 +148,7 @@ class _Listener:
 
     def __post_init__(self) -> None:
         self.activations = Activations(self.names)
-        self.addresses = {name: _address(self.net, name) for name in dict.fromkeys([*self.names, *self.edits])}
+        self.addresses = {name: find_call(self.net, name) for name in dict.fromkeys([*self.names, *self.edits])}
         self.at = {}
         for name, (module, call) in self.addresses.items():
             self.at.setdefault((id(module), call), []).append(name)
@@ -231,7 +220,7 @@ class _Session:
         self.net = net
         self.listeners: list[_Listener] = []
         self.handles: dict[int, RemovableHandle] = {}
-        self.counts: Counter[int] = Counter()
+        self.counts: dict[int, int] = {}
         self.running = False
         self.editing = False
 
@@ -263,12 +252,12 @@ class _Session:
         self.before = ("forward" in own, own.get("forward"))
         inner = self.net.forward
 
-        @functools.wraps(inner)
         def forward(*args: Any, **kwargs: Any) -> Any:
             if self.editing:
                 raise RuntimeError("an edit called the network that it edits: call it before, and keep what it gives")
             return inner(*args, **kwargs) if self.running else self._run(inner, *args, **kwargs)
 
+        forward.__wrapped__ = inner  # type: ignore[attr-defined]  # inspect.signature shows that of the network
         forward.listening = self  # type: ignore[attr-defined]
         own["forward"] = forward
 
@@ -297,8 +286,8 @@ class _Session:
     def _hear(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
         if not self.running:
             return None
-        place = (id(module), self.counts[id(module)])
-        self.counts[id(module)] += 1
+        place = (id(module), self.counts.get(id(module), 0))
+        self.counts[id(module)] = place[1] + 1
         if not any(place in listener.at for listener in self.listeners):
             return None
         original = self._first(module, output)
@@ -355,9 +344,10 @@ class _Recorder:
         self.names = {id(module): name for name, module in self.net.named_modules() if name}
         for name, module in self.net.named_modules():
             if name:
-                _refuse_deaf(module, name)
+                refuse_deaf(module, name)
                 self.handles.append(module.register_forward_pre_hook(self._enter))
-                self.handles.append(module.register_forward_hook(self._leave))
+                # also after a call that fails, in a network that goes on without it
+                self.handles.append(module.register_forward_hook(self._leave, always_call=True))
 
     def detach(self) -> None:
         for handle in self.handles:
@@ -366,15 +356,17 @@ class _Recorder:
     def _enter(self, module: nn.Module, args: Any) -> None:
         count = self.counts[id(module)]
         self.counts[id(module)] += 1
-        self.stack.append(self.names[id(module)] + (f"#{count}" if count else ""))
+        name = self.names[id(module)] + (f"#{count}" if count else "")
+        self.stack.append(name)
         if self.witness:
-            self.witness.enter(self.stack[-1], module)
+            self.witness.enter(name, module)
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
         name = self.stack.pop()
         tensor = first_tensor(output)
         if tensor is not None:
-            self.seen.append((name, self.stack[-1] if self.stack else "", module, tensor, version_of(tensor)))
+            inside = self.stack[-1] if self.stack else ""
+            self.seen.append((name, inside, module, tensor, version_of(tensor)))
         if self.witness:
             self.witness.leave(name, module, tensor)
 
@@ -385,53 +377,10 @@ class _Recorder:
                 f"{type(self.net).__name__} gives no tensor but {type(output).__name__}: give a network that does"
             )
         self.seen.append(("", "", self.net, tensor, version_of(tensor)))
+        twice, times = Counter(name for name, *_ in self.seen).most_common(1)[0]
+        if times > 1:
+            raise ValueError(f"{twice!r} is a module, and would be a later call of another one too: rename the module")
         return tuple(
             Call(name, inside, module, tuple(tensor.shape), tensor.dtype, version != version_of(tensor))
             for name, inside, module, tensor, version in self.seen
-        )
-
-
-def _address(net: nn.Module, name: str) -> tuple[nn.Module, int]:
-    """Find the module that ``name`` means and which of its calls; a module that is really called 'a#1' comes before
-    call 1 of 'a'."""
-    if not isinstance(name, str):
-        raise TypeError(f"a layer is named by text such as 'layer1.0', not by {type(name).__name__}")
-    module = _descend(net, name)
-    if module is not None:
-        return module, 0
-    base, mark, number = name.rpartition("#")
-    module = _descend(net, base) if mark and number.isascii() and number.isdigit() else None
-    if module is None:
-        known = [known for known, _ in net.named_modules() if known]
-        raise ValueError(nearest(name, known, listing="[name for name, _ in net.named_modules()]"))
-    return module, int(number)
-
-
-def _descend(net: nn.Module, name: str) -> nn.Module | None:
-    """Walk from ``net`` to a module along its name: quicker than a dictionary of all modules, and sees every module on
-    the way."""
-    module: nn.Module | None = net
-    _refuse_deaf(net, "")
-    for part in name.split("."):
-        module = module._modules.get(part) if module is not None else None
-        if module is None:
-            return None
-        _refuse_deaf(module, name)
-    return module
-
-
-def _refuse_deaf(module: nn.Module, name: str) -> None:
-    """Refuse wrappers that run their modules where hooks are not called, or are called on copies."""
-    where = f"module {name!r}" if name else "this network"
-    if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
-        raise TypeError(
-            f"{where} is compiled, and compiled code calls no hooks: give the network from before torch.compile"
-        )
-    if isinstance(module, nn.DataParallel):
-        raise TypeError(
-            f"{where} is nn.DataParallel, which runs copies of its network: give the one inside, net.module"
-        )
-    if isinstance(module, torch.jit.ScriptModule):
-        raise TypeError(
-            f"{where} is a TorchScript module, which cannot be read: give the Python network it was made from"
         )

@@ -47,7 +47,7 @@ def load_model(
     ``options`` go to the builder of torchvision, timm or lucent (``num_classes=10``, ``transform_input=True``). What is
     said here (``image_size`` in pixels, one number or ``(h, w)``) comes before what the source says; labels of the
     source are dropped when the network has another number of outputs. ``device`` and ``dtype`` move the network there.
-    The network runs once, on a grey image.
+    The network runs once, on a blank image.
 
     Errors: ``ValueError`` for a name, weights or sizes that do not exist or do not fit, for a network in training mode,
     and for an ``nn.Module`` without its input range; ``FileNotFoundError``; ``ImportError`` that names the extra;
