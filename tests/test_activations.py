@@ -481,6 +481,33 @@ def test_recording_a_network_that_draws_random_numbers_leaves_the_generator_alon
         record(net, random_images())
 
 
+def test_recording_goes_on_where_the_network_does() -> None:
+    """A network that tries a module, fails, and takes another."""
+
+    def run(net: nn.Module, x: Tensor) -> Tensor:
+        try:
+            x = net.block(x)
+        except RuntimeError:
+            x = net.other(x)
+        return net.last(x)
+
+    block = Scripted(lambda block, x: block.narrow(block.fits(x)), fits=conv(), narrow=conv(2))
+    net = Scripted(run, block=block, other=conv(), last=conv())
+    assert [(call.name, call.inside) for call in record(net, random_images())] == [
+        ("block.fits", "block"),
+        ("other", ""),
+        ("last", ""),
+        ("", ""),
+    ]
+
+
+def test_a_name_that_would_mean_two_calls_is_refused() -> None:
+    net = Scripted(lambda net, x: net._modules["a#1"](net.a(net.a(x))), a=conv())
+    net.add_module("a#1", conv())
+    with assert_untouched(net), pytest.raises(ValueError, match="'a#1' is a module, and would be a later call"):
+        record(net, random_images())
+
+
 @pytest.mark.parametrize("swapped", [False, True])
 def test_two_listens_on_one_network_end_the_pass_when_both_have_all(swapped: bool) -> None:
     net, images = build_net("plain"), random_images()

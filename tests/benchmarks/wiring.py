@@ -57,9 +57,8 @@ def main(names: list[str]) -> None:
         slow = sum(seconds(plain_loop, model, *pair) for pair in pairs)
         built = seconds(build_graph, model, progress=False)
         flowing = seconds(flow, model, model.default_layers)
-        print(
-            f"{name:20} {len(pairs):3} pairs: flow {flowing:.2f} s, connect {fast:.2f} s, plain loop {slow:.2f} s, graph {built:.2f} s"
-        )
+        timed = {"flow": flowing, "connect": fast, "plain loop": slow, "graph": built}
+        print(f"{name}, {len(pairs)} pairs:", ", ".join(f"{what} {value:.2f} s" for what, value in timed.items()))
 
 
 if __name__ == "__main__":

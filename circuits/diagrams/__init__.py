@@ -1,0 +1,8 @@
+"""Drawings of circuits: an ordinary plotly figure, and an interactive page in one file."""
+
+from __future__ import annotations
+
+from circuits.diagrams.figures import draw_circuit
+from circuits.diagrams.pages import write_circuit
+
+__all__ = ["draw_circuit", "write_circuit"]
