@@ -1,6 +1,9 @@
-"""What needs two units of a vision network: wiring, graphs, queries, interventions, diagrams, atlases.
+"""What needs two units of a vision network: wiring, graphs, queries, interventions, meanings, diagrams, atlases.
 
-Names are imported when they are first used, so that ``import circuits`` costs nothing.
+Read the weights between layers with `connect`, as a networkx graph with `build_graph`; ask it with `upstream` and its
+kin; check it with `verify`; flag units that mean several things with `polysemanticity`; draw with `draw_circuit`, and
+write pages that open anywhere with `write_circuit` and `write_atlas`. Names are imported when they are first used, so
+that ``import circuits`` costs nothing.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from typing import Any
 EXPORTS = {
     "connect": "wiring",
     "flow": "wiring",
+    "linear_map": "wiring",
     "register": "wiring",
     "build_graph": "graphs",
     "check_graph": "graphs",
@@ -18,9 +22,12 @@ EXPORTS = {
     "load_graph": "graphs",
     "export_graphml": "graphs",
     "ablate": "interventions",
+    "patch": "interventions",
     "verify": "interventions",
     "polysemanticity": "meanings",
     "Polysemanticity": "meanings",
+    "write_polysemanticity": "meanings",
+    "read_polysemanticity": "meanings",
     "upstream": "queries",
     "downstream": "queries",
     "between": "queries",

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -166,17 +166,19 @@ def polysemanticity(
 
 def write_polysemanticity(found: Polysemanticity, folder: str | os.PathLike[str]) -> Path:
     """Write ``found`` as a record at ``folder``, from which `read_polysemanticity` gives it back."""
-    arrays = {name: getattr(found, name) for name in ARRAYS}
-    fields = {name: getattr(found, name) for name in ("units", "verdicts", "level", "far", "draws", "seed", "digest")}
-    return write_record(folder, KIND, arrays=arrays, fields=fields)
+    parts = {each.name: getattr(found, each.name) for each in fields(Polysemanticity)}
+    arrays = {name: part for name, part in parts.items() if isinstance(part, np.ndarray)}
+    return write_record(folder, KIND, arrays=arrays, fields={name: parts[name] for name in parts if name not in arrays})
 
 
 def read_polysemanticity(folder: str | os.PathLike[str]) -> Polysemanticity:
     """Read what `write_polysemanticity` wrote; ``ValueError`` for a damaged record, ``FileNotFoundError`` for none."""
-    arrays, fields = read_record(folder, KIND)
-    check_shapes(arrays, {name: "nk" if name == "groups" else "n" for name in ARRAYS}, n=len(fields["units"]))
-    names = {key: tuple(fields.pop(key)) for key in ("units", "verdicts")}
-    return Polysemanticity(**names, **fields, **arrays)  # type: ignore[arg-type]
+    arrays, said = read_record(folder, KIND)
+    if sorted([*arrays, *said]) != sorted(each.name for each in fields(Polysemanticity)):
+        raise ValueError(f"the verdicts in '{folder}' were written by another version: find them again")
+    check_shapes(arrays, {name: "nk" if name == "groups" else "n" for name in arrays}, n=len(said["units"]))
+    named = {name: tuple(said.pop(name)) for name in ("units", "verdicts")}
+    return Polysemanticity(**named, **said, **arrays)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -407,6 +409,5 @@ def _checked(model: Model, examples: Examples, units: Iterable[Unit | str] | Non
     return chosen
 
 
-ARRAYS = ("score", "distance", "separation", "p", "flag", "meanings", "groups", "smallest", "entropy")
 NUMBERS = ("score", "distance", "separation", "p", "flag", "meanings", "smallest", "entropy")
 VERDICTS = ("monosemantic", "polysemantic", "undecided", "dead")

@@ -1,8 +1,8 @@
-"""What makes sense with one unit of a vision network: its pictures, its examples in a dataset, its attributions, its activations.
+"""What makes sense with one unit of a vision network: its pictures, its dataset examples, attribution, activations.
 
-Load a network with `load_model`, read and edit its layers with `probe`, see a unit with `visualize`, find what excites it in a
-dataset with `find_examples`, and ask what in an image caused a response with `attribute`. Names are imported when they are first
-used, so that ``import features`` costs nothing.
+Load a network with `load_model`, read and edit its layers with `probe`, see a unit with `visualize`, find what excites
+it in a dataset with `find_examples`, and ask what in an image caused a response with `attribute`. Names are imported
+when they are first used, so that ``import features`` costs nothing.
 """
 
 from __future__ import annotations

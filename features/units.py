@@ -9,9 +9,9 @@ from dataclasses import dataclass
 class Unit:
     """One channel of one layer.
 
-    The text form is ``layer:channel``, parsed at the *last* colon, so that a layer's name may itself contain colons, dots and
-    underscores. Units sort by layer name and then by channel number. A position or a direction belongs to an objective, never
-    to the address.
+    The text form is ``layer:channel``, parsed at the *last* colon, so that a layer's name may itself contain colons,
+    dots and underscores. Units sort by layer name and then by channel number. A position or a direction belongs to an
+    objective, never to the address.
 
     >>> Unit.of("mixed4b:409")
     Unit(layer='mixed4b', channel=409)
@@ -37,7 +37,7 @@ class Unit:
 
     @classmethod
     def of(cls, unit: Unit | str) -> Unit:
-        """Give the unit that ``unit`` is or spells; ``ValueError`` for text that is no address, ``TypeError`` for anything else.
+        """Give the unit that ``unit`` is or spells; ``ValueError`` for text that is no address, else ``TypeError``.
 
         >>> Unit.of(Unit("mixed3a", 0)) == Unit.of("mixed3a:0")
         True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,13 @@ from tqdm import tqdm
 
 from circuits.atlas.folders import Desk
 from circuits.graphs import build_graph, load_graph, save_graph
-from circuits.meanings import Polysemanticity, UnitMeanings, polysemanticity
+from circuits.meanings import (
+    Polysemanticity,
+    UnitMeanings,
+    polysemanticity,
+    read_polysemanticity,
+    write_polysemanticity,
+)
 from circuits.wiring import connect
 from features.examples import Examples, UnitExamples, find_examples, fingerprint, read_examples, write_examples
 from features.models import Model
@@ -155,25 +161,10 @@ def _meanings(plan: Plan, desk: Desk, examples: Examples | None) -> Polysemantic
         "meanings",
         {**_base(plan), "count": plan.count, "dataset": fingerprint(plan.dataset), "seed": plan.seed},
         f"verdicts on {sum(plan.model.layer(layer).channels for layer in plan.layers):,} units",
-        read=_read_meanings,
+        read=read_polysemanticity,
         make=lambda: polysemanticity(plan.model, examples, seed=plan.seed, progress=desk.progress),
-        write=_write_meanings,
+        write=write_polysemanticity,
     )
-
-
-def _write_meanings(meanings: Polysemanticity, place: Path) -> None:
-    parts = {field.name: getattr(meanings, field.name) for field in fields(Polysemanticity)}
-    arrays = {name: part for name, part in parts.items() if isinstance(part, np.ndarray)}
-    write_record(place, "meanings", arrays=arrays, fields={name: parts[name] for name in parts if name not in arrays})
-
-
-def _read_meanings(place: Path) -> Polysemanticity:
-    arrays, said = read_record(place, "meanings")
-    parts: dict[str, Any] = {**arrays, **said, "units": tuple(said["units"]), "verdicts": tuple(said["verdicts"])}
-    try:
-        return Polysemanticity(**parts)
-    except TypeError as error:
-        raise ValueError(f"the verdicts in '{place}' are of another version: {error}") from error
 
 
 def _pictures(plan: Plan, desk: Desk) -> dict[str, Visualization]:
