@@ -3,6 +3,7 @@ spread."""
 
 from __future__ import annotations
 
+import html
 import math
 import os
 from collections.abc import Iterable, Iterator
@@ -21,6 +22,7 @@ from features.records import check_shapes, read_record, write_record
 from features.units import Unit
 
 KIND = "polysemanticity"
+SHOWN = 30  # rows of the table in a notebook
 FEWEST = 8  # examples under which two groups cannot be told from one
 MOST = 4  # meanings that are looked for
 STARTS = 4  # principal axes along which the examples are first parted
@@ -110,6 +112,18 @@ class Polysemanticity:
     def __repr__(self) -> str:
         counts = ", ".join(f"{self.verdicts.count(verdict)} {verdict}" for verdict in VERDICTS)
         return f"Polysemanticity({len(self.units)} units: {counts})"
+
+    def _repr_html_(self) -> str:
+        """Show the units, the most suspicious first."""
+        order = sorted(range(len(self)), key=lambda at: (not self.flag[at], -self.score[at]))
+        rows = "".join(
+            f"<tr><td>{html.escape(self.units[at])}</td><td>{self.verdicts[at]}</td><td>{self.meanings[at]}</td>"
+            f"<td>{self.smallest[at]:.0%}</td><td>{self.distance[at]:.2f}</td><td>{self.p[at]:.2g}</td></tr>"
+            for at in order[:SHOWN]
+        )
+        left = f"<p>and {len(self) - SHOWN} more units</p>" if len(self) > SHOWN else ""
+        heads = "".join(f"<th>{head}</th>" for head in ("unit", "verdict", "meanings", "smallest", "distance", "p"))
+        return f"<table><tr>{heads}</tr>{rows}</table>{left}"
 
 
 def polysemanticity(

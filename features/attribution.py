@@ -19,6 +19,7 @@ from tqdm import tqdm
 from features.activations import nearest
 from features.models import Layer, Model, probe
 from features.objectives import Objective, channel, logit
+from features.pictures import encode, grid, resize, signed
 from features.units import Unit
 
 # A method gets the model, images, what to explain and the layer asked for (or None). It gives the heat (n, h, w),
@@ -52,6 +53,10 @@ class Attribution:
         place = f" at {self.layer}" if self.layer else ""
         left = f", residual at most {np.abs(self.residual).max():.3g}" if self.residual is not None else ""
         return f"Attribution({self.method}{place} of {self.target}: {len(self.heat)} images{left})"
+
+    def _repr_png_(self) -> bytes:
+        """Show the heat of every image, each on its own scale: vermillion speaks for the target, blue against it."""
+        return encode(grid([resize(signed(heat), 128) for heat in self.heat]), "png")
 
 
 def attribute(

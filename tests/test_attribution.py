@@ -4,6 +4,7 @@ refused.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -13,11 +14,13 @@ import pytest
 import torch
 from captum.attr import InputXGradient, IntegratedGradients, LayerAttribution, LayerGradCam, Saliency
 from conftest import CLASSES, NETS, assert_untouched, random_images, tiny_model
+from PIL import Image
 from torch import Tensor, nn
 
 from features.attribution import METHODS, PIXEL_METHODS, Attribution, aim, attribute, integrated_gradients
 from features.models import Model, load_model, probe
 from features.objectives import Objective, neuron
+from features.pictures import from_image
 from features.units import Unit
 
 MAPS = [name for name in NETS if name != "tokens"]
@@ -346,3 +349,14 @@ def test_a_method_that_gives_another_size_is_refused() -> None:
 
 def test_labels_of_the_family_are_those_used_here() -> None:
     assert CLASSES.index("gamma") == 2
+
+
+def test_it_shows_itself_in_a_notebook_with_each_image_on_its_own_scale() -> None:
+    heat = np.array([[[1.0, -1.0], [1.0, -1.0]], [[0.0, -5.0], [0.0, -5.0]]])
+    attribution = Attribution(heat, "m", "t", None, heat[:, 0, 0], None, None)
+    shown = from_image(Image.open(io.BytesIO(attribution._repr_png_())))
+    first, second = shown[64, :128], shown[64, -128:]
+    assert first[4, 0] > first[4, 2] + 0.5
+    assert second[4].min() > 0.95
+    for row in (first, second):
+        assert row[-5, 2] > row[-5, 0] + 0.5, "blue at full strength, whatever the other image's scale"

@@ -219,3 +219,14 @@ def test_bad_input_is_refused_with_a_sentence() -> None:
         polysemanticity(model, examples, level=2.0)
     with pytest.raises(ValueError, match="was not looked at"):
         polysemanticity(model, examples, ["0:3"], progress=False)["0:4"]
+
+
+def test_it_shows_itself_in_a_notebook_with_the_flagged_units_first() -> None:
+    vectors, _ = drawn_units(3, second=0.5)
+    model = wide_model()
+    result = polysemanticity(model, examples_of(model, vectors), progress=False)
+    shown = result._repr_html_()
+    first = result.units[int(np.lexsort((-result.score, ~result.flag))[0])]
+    assert shown.index(f"<td>{first}</td><td>polysemantic</td>") == shown.index("<td>")
+    assert shown.count("<tr>") == 31
+    assert f"and {len(result) - 30} more units" in shown

@@ -159,7 +159,7 @@ def verdict_words(found: Measurements, name: str) -> str:
     if judged is None or meanings is None:
         return ""
     count = len(judged.group)
-    apart = f"distance {judged.distance:.2f}"
+    apart = f"distance {judged.distance:.3g}"
     if judged.verdict == "dead":
         return "Dead: nothing in the dataset excites it."
     if judged.flag:
