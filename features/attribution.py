@@ -161,7 +161,10 @@ def grad_cam(model: Model, images: Tensor, objective: Objective, layer: str | No
     """
     if layer is None:
         layer = _chosen_layer(model, objective, None)
-    with torch.enable_grad(), probe(model, _in_order(model, [*objective.layers, layer])) as activations:
+    with (
+        torch.enable_grad(),
+        probe(model, _in_order(model, [*objective.layers, layer]), edits=objective.edits) as activations,
+    ):
         model(images.detach().clone().requires_grad_())
         maps = activations[layer]
         gradients = _gradients(_scored(objective, activations, len(images)), maps, objective, f"layer {layer!r}")
@@ -179,6 +182,8 @@ def aim(model: Model, target: int | str | Unit | Objective) -> Objective:
     ('logits:3', 'mixed3a:3')
     """
     if isinstance(target, Objective):
+        if target.joint:
+            raise ValueError(f"{target.name!r} scores a group of pictures together: a target scores each image alone")
         for name in target.layers:
             model.layer(name)
         return target
@@ -197,7 +202,7 @@ def aim(model: Model, target: int | str | Unit | Objective) -> Objective:
 
 def score_of(model: Model, images: Tensor, objective: Objective) -> Tensor:
     """Give the objective's value on each image, (n,), without gradients."""
-    with torch.no_grad(), probe(model, _in_order(model, objective.layers)) as activations:
+    with torch.no_grad(), probe(model, _in_order(model, objective.layers), edits=objective.edits) as activations:
         model(images)
         return _scored(objective, activations, len(images))
 
@@ -229,7 +234,7 @@ def _array(tensor: Tensor) -> NDArray[np.floating]:
 def _pixel_gradient(model: Model, images: Tensor, objective: Objective) -> Tensor:
     with torch.enable_grad():
         leaf = images.detach().clone().requires_grad_()
-        with probe(model, _in_order(model, objective.layers)) as activations:
+        with probe(model, _in_order(model, objective.layers), edits=objective.edits) as activations:
             model(leaf)
             return _gradients(_scored(objective, activations, len(images)), leaf, objective, "the image")
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from features.attribution import METHODS, PIXEL_METHODS, Attribution, aim, attribute, integrated_gradients
 from features.models import Model, load_model, probe
-from features.objectives import Objective, neuron
+from features.objectives import Objective, channel, diversity, neuron, through
 from features.pictures import from_image
 from features.units import Unit
 
@@ -360,3 +360,22 @@ def test_it_shows_itself_in_a_notebook_with_each_image_on_its_own_scale() -> Non
     assert second[4].min() > 0.95
     for row in (first, second):
         assert row[-5, 2] > row[-5, 0] + 0.5, "blue at full strength, whatever the other image's scale"
+
+
+@pytest.mark.parametrize("method", ["gradient-x-input", "integrated-gradients"])
+def test_a_unit_through_others_is_explained_as_it_is_then(method: str) -> None:
+    """Through one channel of a linear network, what the other channels bring has no share in the heat."""
+    model, images = tiny_model("plain"), random_images(2)
+    edited = explain(model, images, through("conv2:3", "relu1:1"), method=method)
+    with torch.no_grad(), probe(model, "relu1") as activations:
+        model(images)
+        source = activations["relu1"][:, 1:2]
+    kernel, bias = model.net.conv2.weight[3:4, 1:2], model.net.conv2.bias[3:4]
+    expected = torch.nn.functional.conv2d(source, kernel, bias, padding=1).mean((1, 2, 3))
+    np.testing.assert_allclose(edited.score, expected.detach())
+    assert not np.allclose(edited.heat, explain(model, images, channel("conv2:3"), method=method).heat)
+
+
+def test_an_objective_of_a_group_is_no_target() -> None:
+    with pytest.raises(ValueError, match="scores a group of pictures together: a target scores each image alone"):
+        explain(tiny_model("plain"), random_images(2), diversity("relu1"))

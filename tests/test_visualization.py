@@ -17,13 +17,14 @@ from conftest import NETS, assert_untouched, random_images, tiny_model
 from torch import Generator, Tensor, nn
 
 from features.models import Model, load_model, probe
-from features.objectives import Objective, channel, direction, energy, neuron
+from features.objectives import Objective, channel, direction, energy, neuron, through
 from features.parameterizations import fourier, pixels
 from features.records import write_record
 from features.transforms import STANDARD
 from features.units import Unit
 from features.visualization import Visualization, read_visualization, visualize, write_visualization
 from features.visualization.folding import folded, frozen
+from features.visualization.optimizers import momentum
 from features.visualization.redirection import Redirected
 
 
@@ -387,12 +388,13 @@ def test_a_result_is_found_by_unit_and_frozen() -> None:
 
 
 def test_a_result_says_how_it_was_made(sketches: Model) -> None:
-    result = made(sketches, "conv2d0:1", steps=2, seed=7, rate=0.1)
+    result = made(sketches, "conv2d0:1", steps=2, seed=7, optimizer=momentum(0.1))
     assert (result.seed, result.digest) == (7, sketches.digest)
     settings = json.loads(json.dumps(result.settings, allow_nan=False))
-    assert settings["image"] == "Fourier(size=(64, 64), channels=3, decay=0.75, sd=0.01)"
+    assert settings["image"].startswith("Fourier(size=(64, 64), channels=3, ")
     assert settings["transforms"] == [repr(each) for each in STANDARD]
-    assert (settings["steps"], settings["rate"], settings["model"]) == (2, 0.1, "sketches")
+    assert (settings["steps"], settings["model"]) == (2, "sketches")
+    assert settings["optimizer"] == "Momentum(rate=0.1, decay=0.9, steps=None)"
 
 
 def test_a_result_comes_back_from_disk(tmp_path: Path) -> None:
@@ -474,8 +476,59 @@ def test_an_objective_of_the_second_layer_is_refused_before_the_first_is_rendere
 
 @pytest.mark.parametrize("what", [3, None, ["conv1:0", 4], [["conv1:0"]]])
 def test_things_that_are_no_units_are_refused(what: Any) -> None:
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match=r"give a unit such as 'mixed3a:3', an Objective, or a list of them"):
         made(tiny_model("plain"), what)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"image": 64}, "the image is int: give a parameterization"),
+        ({"image": torch.zeros(3, 16, 16)}, r"the image is Tensor: .* starting_from\(picture\)"),
+        ({"image": fourier}, r"the image fourier gave Fourier: .* image=fourier\(\)"),
+        ({"transforms": STANDARD[0]}, r"transforms is Jitter\(share=0.1\): give a sequence of transforms"),
+        ({"transforms": None}, "transforms is None: give a sequence of transforms"),
+        ({"transforms": ["jitter"]}, "'jitter' is no transform"),
+        ({"optimizer": "adam"}, r"the optimizer is str: give momentum\(\)"),
+        ({"optimizer": torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1)}, "the optimizer is SGD"),
+        ({"optimizer": momentum}, r"rate is list: give a number above 0, as in optimizer=adam\(0.05\)"),
+        ({"examples": 5}, "examples is int: give what find_examples gives"),
+    ],
+)
+def test_things_of_another_kind_are_refused(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(TypeError, match=sentence):
+        made(tiny_model("plain"), "conv1:0", **options)
+
+
+def test_a_network_that_is_no_model_is_refused() -> None:
+    with pytest.raises(TypeError, match="the model is Sequential: give what load_model gives"):
+        visualize(nn.Sequential(), "conv1:0", progress=False)  # type: ignore[arg-type]
+
+
+def test_numpys_numbers_are_numbers() -> None:
+    one, other = (made(tiny_model("plain"), "conv1:0", steps=of(4), seed=of(3), keep=of(2)) for of in (int, np.int64))
+    assert np.array_equal(one.images, other.images)
+    assert json.dumps(dict(other.settings))
+    assert list(one.frames) == list(other.frames) == [0, 2, 4]
+
+
+def test_a_circuit_is_conditioned_on_what_comes_before() -> None:
+    with pytest.raises(ValueError, match="'conv1:0 through conv3:1' edits 'conv3', which comes after 'conv1'"):
+        made(tiny_model("plain"), through("conv1:0", "conv3:1"))
+
+
+def test_an_objective_with_a_gradient_of_its_own_is_refused() -> None:
+    own = torch.ones(1, requires_grad=True)
+    with pytest.raises(ValueError, match="'own' does not depend on the image"):
+        made(tiny_model("plain"), Objective(lambda a: own * 1, ("conv1",), "own"))
+
+
+def test_a_result_says_in_a_line_what_it_is() -> None:
+    result = made(tiny_model("plain"), ["conv1:0", "conv1:1"], keep=1)
+    assert repr(result).startswith("Visualization(2 of 12 x 12 pixels: 2 ")
+    assert len(repr(result)) < 80
+    bare = Visualization(("a:0",), np.ones((1, 4, 6, 3), np.float32), np.ones(1, np.float32), {}, 0, {}, "")
+    assert repr(bare) == "Visualization(1 of 4 x 6 pixels)"
 
 
 @pytest.mark.parametrize(
@@ -485,8 +538,10 @@ def test_things_that_are_no_units_are_refused(what: Any) -> None:
         ({"steps": 2.5}, "steps is 2.5"),
         ({"batch": 0}, "batch is 0: give a whole number of at least 1"),
         ({"seed": -1}, "seed is -1"),
-        ({"rate": 0}, "rate is 0: give a finite number above 0"),
-        ({"rate": float("nan")}, "rate is nan"),
+        ({"count": 0}, "count is 0"),
+        ({"views": 0}, "views is 0"),
+        ({"keep": -1}, "keep is -1"),
+        ({"keep": [3, 99]}, r"step 99 cannot be kept: there are steps 0 \(the start\) to 12"),
     ],
 )
 def test_numbers_out_of_range_are_refused(options: dict[str, Any], sentence: str) -> None:

@@ -28,6 +28,7 @@ __all__ = [
     "record",
     "turn",
     "turn_back",
+    "watch",
 ]
 
 Edit = Callable[[Tensor], Tensor]
@@ -78,6 +79,35 @@ def listen(
     finally:
         session.leave(listener)
         listener.activations.close()
+
+
+@contextmanager
+def watch(module: nn.Module) -> Iterator[list[Any]]:
+    """Keep what ``module`` gave at its last call, whoever called it, for as long as the ``with`` lasts.
+
+    The list holds that output, and nothing before the first call. The caller goes on with a copy of its first tensor,
+    through which gradients flow, so that nothing done in place changes what is kept.
+
+    >>> relu = nn.ReLU()
+    >>> with watch(relu) as outputs:
+    ...     nn.Sequential(nn.Identity(), relu)(torch.tensor([-1.0, 2.0]))
+    ...     outputs
+    tensor([0., 2.])
+    [tensor([0., 2.])]
+    """
+    refuse_deaf(module, "")
+    outputs: list[Any] = []
+
+    def hear(module: nn.Module, args: Any, output: Any) -> Any:
+        outputs[:] = [output]
+        first = first_tensor(output)
+        return None if first is None else with_first_tensor(output, first.clone())
+
+    handle = module.register_forward_hook(hear)
+    try:
+        yield outputs
+    finally:
+        handle.remove()
 
 
 @dataclass(frozen=True)

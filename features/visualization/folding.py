@@ -64,14 +64,15 @@ class Folded(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def folded(model: Model, layers: Iterable[str], images: Tensor) -> Folded:
+def folded(model: Model, layers: Iterable[str], images: Tensor, *, dtype: torch.dtype | None = None) -> Folded:
     """Give the mode in which ``model`` reads ``layers`` as before, faster: about 2x on CPU
     (`tests/benchmarks/visualization.py`).
 
     One forward pass over ``images`` shows which convolution's output goes to a batch norm and nowhere else, and is not
     itself read; its weight becomes ``w g / sqrt(v + e)`` and its bias ``(b - m) g / sqrt(v + e) + beta``. Weights are
     copied channels last. The readings are then compared with the plain network's, and should they differ, nothing is
-    folded. The network itself is not touched.
+    folded. The network itself is not touched. With ``dtype`` the copies are of that type, for use under autocast, which
+    would otherwise convert the weights again at every pass.
     """
     names = list(layers)
     with torch.no_grad(), probe(model, names) as activations:
@@ -83,7 +84,17 @@ def folded(model: Model, layers: Iterable[str], images: Tensor) -> Folded:
     with torch.no_grad(), probe(model, names) as activations, mode:
         model(images)
         same = all(_close(activations[name], plain[name]) for name in names)
-    return mode if same else Folded({}, frozenset())
+    if not same:
+        return Folded({}, frozenset())
+    return mode if dtype is None else Folded(_converted(mode.weights, dtype), mode.passed)
+
+
+def _converted(
+    weights: Mapping[int, tuple[Tensor, Tensor | None]], dtype: torch.dtype
+) -> dict[int, tuple[Tensor, Tensor | None]]:
+    return {
+        key: (weight.to(dtype), None if bias is None else bias.to(dtype)) for key, (weight, bias) in weights.items()
+    }
 
 
 @dataclass
