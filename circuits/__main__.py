@@ -1,8 +1,8 @@
-"""The command line: `circuits atlas`, `circuits show UNIT`, `circuits graph`, `circuits layers`.
+"""The command line: `circuits atlas`, `show UNIT`, `graph`, `query TEXT`, `check STORY`, `layers`.
 
-Results go to standard output, progress and errors to standard error. Exit codes: 0 done, 1 a failure while working, 2
-bad input, 130 stopped with Ctrl-C. Everything heavy is imported inside the commands, so that ``--help`` answers at
-once.
+Results go to standard output, progress and errors to standard error. Exit codes: 0 done, 1 a failure while working or
+a claim that failed, 2 bad input, 130 stopped with Ctrl-C. Everything heavy is imported inside the commands, so that
+``--help`` answers at once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-Command = Callable[[argparse.Namespace], Callable[[], None]]
+Work = Callable[[], int | None]  # what is left to do once everything is checked; gives an exit code where it is not 0
+Command = Callable[[argparse.Namespace], Work]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,16 +42,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     """Check everything a user can get wrong (exit code 2), then work (exit code 1 where that fails)."""
-    work: Callable[[], None] | None = None
+    work: Work | None = None
     try:
         work = COMMANDS[args.command](args)
-        work()
+        return work() or 0
+    except BrokenPipeError:  # an OSError, but no failure: main ends quietly
+        raise
     except Exception as error:  # whatever it is, a person at a command line gets a sentence, not a traceback
         if args.traceback:
             traceback.print_exc()
         print(f"circuits: {_sentence(error)}", file=sys.stderr)
         return 2 if work is None else 1
-    return 0
 
 
 def _sentence(error: Exception) -> str:
@@ -61,7 +63,7 @@ def _sentence(error: Exception) -> str:
     return text if text and known else f"{type(error).__name__}: {text}"
 
 
-def _atlas(args: argparse.Namespace) -> Callable[[], None]:
+def _atlas(args: argparse.Namespace) -> Work:
     from circuits.atlas import write_atlas
     from circuits.atlas.folders import claim
 
@@ -81,7 +83,7 @@ def _atlas(args: argparse.Namespace) -> Callable[[], None]:
     return work
 
 
-def _show(args: argparse.Namespace) -> Callable[[], None]:
+def _show(args: argparse.Namespace) -> Work:
     from circuits.atlas import write_unit
     from features.records import slug
 
@@ -104,34 +106,74 @@ def _show(args: argparse.Namespace) -> Callable[[], None]:
     return work
 
 
-def _graph(args: argparse.Namespace) -> Callable[[], None]:
+def _graph(args: argparse.Namespace) -> Work:
     from circuits.atlas.pages import circuit_of
     from circuits.diagrams import write_circuit
-    from circuits.graphs import build_graph, save_graph
+    from circuits.graphs import FORMATS, build_graph, save_graph
 
     model = _model(args)
     layers = _layers(args, model)
     unit = None if args.unit is None else str(model.unit(args.unit))
     path = Path(args.out or ("graph.json" if unit is None else "circuit.html"))
-    if path.suffix.lower() not in (".json", ".html"):
-        raise ValueError(f"--out {path} names no form that is known: end it with .json or .html")
+    if path.suffix.lower() not in (".html", *FORMATS):
+        raise ValueError(f"--out {path} names no form that is known: end it with .html, {', '.join(FORMATS)}")
 
     def work() -> None:
         graph = build_graph(model, layers, keep=args.keep, progress=not args.quiet)
         graph = graph if unit is None else circuit_of(graph, unit)
-        if path.suffix.lower() == ".json":
-            save_graph(graph, path)
-        else:
+        if path.suffix.lower() == ".html":
             write_circuit(
                 graph, path, None if unit is None else model, title=unit or model.name, progress=not args.quiet
             )
+        else:
+            save_graph(graph, path)
         print(path, flush=True)
         _open(args, path)
 
     return work
 
 
-def _layers_command(args: argparse.Namespace) -> Callable[[], None]:
+def _query(args: argparse.Namespace) -> Work:
+    from circuits.graphs import build_graph, load_graph, save_graph
+    from circuits.motifs import MOTIFS
+    from circuits.queries import QUERIES, ask, rows, table
+
+    if args.graph is not None:
+        graph = load_graph(args.graph)
+    else:
+        model = _model(args)
+        graph = build_graph(model, _layers(args, model), keep=args.keep, progress=not args.quiet)
+    found = ask(graph, args.text, queries={**QUERIES, **MOTIFS}, read=load_graph)
+    if args.out is not None and not isinstance(found, type(graph)):
+        raise ValueError(f"the answer to {args.text!r} is no graph: leave --out, or write what --json prints to a file")
+
+    def work() -> None:
+        shown = rows(found)[: args.count]
+        if args.json and not shown:  # an empty list does not say why
+            print(table(found), file=sys.stderr)
+        print(json.dumps(shown, indent=1) if args.json else table(found, count=args.count), flush=True)
+        if args.out is not None:
+            save_graph(found, args.out)
+
+    return work
+
+
+def _check(args: argparse.Namespace) -> Work:
+    from circuits.claims import check_claims, read_claims
+
+    story = read_claims(args.story)
+    model = _model(args)
+    dataset = _dataset(args, model)
+
+    def work() -> int:
+        report = check_claims(model, story, dataset=dataset, progress=not args.quiet)
+        print(report.to_json() if args.json else report, flush=True)
+        return 1 if report.counts["failed"] else 0
+
+    return work
+
+
+def _layers_command(args: argparse.Namespace) -> Work:
     model = _model(args)
     chosen = _layers(args, model) or (tuple(layer.name for layer in model.layers) if args.all else model.default_layers)
     rows = [_layer_record(model.layer(name)) for name in chosen]
@@ -240,8 +282,18 @@ def _parser() -> argparse.ArgumentParser:
     graph.add_argument(
         "--out",
         metavar="FILE",
-        help="a .json graph or an .html drawing (default: graph.json; with --unit circuit.html)",
+        help="an .html drawing, or a graph as .json, .graphml, .gexf or .cyjs (default: graph.json, or circuit.html)",
     )
+    query = commands.add_parser("query", parents=[shared], help="ask the wiring a question", description=QUERY)
+    query.add_argument("text", metavar="TEXT", help="for example 'upstream mixed4c:13 depth=2 width=5'")
+    query.add_argument("--graph", metavar="FILE", help="a graph that `circuits graph` wrote, instead of a network")
+    query.add_argument("--keep", type=_count, default=10, help="how many inputs of each unit to keep (default: 10)")
+    query.add_argument("--count", type=_count, help="show only so many rows")
+    query.add_argument("--json", action="store_true", help="as JSON, with every number")
+    query.add_argument("--out", metavar="FILE", help="write the graph that is the answer, too")
+    check = commands.add_parser("check", parents=[shared], help="test a story's claims on a network", description=CHECK)
+    check.add_argument("story", metavar="STORY", help="a claims file, or 'sketches' or 'inceptionv1', which come along")
+    check.add_argument("--json", action="store_true", help="as JSON")
     layers = commands.add_parser("layers", parents=[shared], help="list the layers that can be read")
     layers.add_argument("--all", action="store_true", help="every readable layer, not only those an atlas shows")
     layers.add_argument("--json", action="store_true", help="as JSON")
@@ -282,7 +334,19 @@ circuit. What lies there and is still valid is reused; a stopped run continues."
 SHOW = "Write one page (or one picture) about one unit: its picture, its examples, its circuit."
 GRAPH = "Write the wiring of the network, or of one unit, as node-link JSON for networkx, or as an interactive drawing."
 
-COMMANDS: dict[str, Command] = {"atlas": _atlas, "show": _show, "graph": _graph, "layers": _layers_command}
+QUERY = """Ask the graph of the wiring: `upstream UNIT`, `strongest_paths UNIT UNIT count=3`, `communities`, and more; a
+word that is no query lists them all."""
+CHECK = """Test every claim of a circuit story: held, failed, or not testable, with the figures. Exit code 1 where one
+failed."""
+
+COMMANDS: dict[str, Command] = {
+    "atlas": _atlas,
+    "show": _show,
+    "graph": _graph,
+    "query": _query,
+    "check": _check,
+    "layers": _layers_command,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -13,7 +13,9 @@ import pytest
 
 from circuits import __main__ as cli
 from circuits.__main__ import main
-from circuits.graphs import load_graph
+from circuits.claims import Claim, Story, write_claims
+from circuits.graphs import build_graph, load_graph
+from circuits.queries import upstream
 from features.examples import FolderImages
 from features.models import load_model
 from features.pictures import write_picture
@@ -73,7 +75,7 @@ def test_wrong_usage_is_exit_code_2(words: list[str], capsys: pytest.CaptureFixt
         (["show", "mixed4a:9999"], "no channel 9999 in layer 'mixed4a'"),
         (["show", "nonsense"], "'nonsense' is no unit"),
         (["show", "mixed4a:1", "--out", "page.pdf"], ".html or .png"),
-        (["graph", "--out", "graph.xml"], ".json or .html"),
+        (["graph", "--out", "graph.xml"], ".html, .json"),
         (["graph", "--unit", "mixed4a"], "'mixed4a' is no unit"),
     ],
 )
@@ -216,3 +218,101 @@ def test_every_command_is_known_to_the_parser() -> None:
     parser: Callable[..., Any] = cli._parser
     choices = next(action.choices for action in parser()._actions if action.dest == "command")
     assert set(choices) == set(cli.COMMANDS)
+
+
+@pytest.fixture(scope="module")
+def graph_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("graphs") / "graph.json"
+    assert main(["graph", *FEW, "--out", str(path)]) == 0
+    return path
+
+
+def test_a_query_prints_what_the_function_gives(graph_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main(["query", "upstream logits:13 width=3", "--graph", str(graph_file), "--json"]) == 0
+    found = [(row["from"], row["to"]) for row in json.loads(capsys.readouterr().out)]
+    assert sorted(found) == sorted(upstream(load_graph(graph_file), "logits:13", width=3).edges)
+
+
+def test_a_query_builds_the_graph_where_none_is_given(graph_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main(["query", "upstream logits:13", "--graph", str(graph_file)]) == 0
+    from_file = capsys.readouterr().out
+    assert main(["query", "upstream logits:13", *FEW]) == 0
+    assert capsys.readouterr().out == from_file
+    assert from_file.splitlines()[0].split() == ["from", "to", "weight", "strength", "share"]
+
+
+@pytest.mark.parametrize("ending", [".json", ".graphml", ".gexf", ".cyjs"])
+def test_a_graph_is_written_in_the_form_its_ending_names(ending: str, graph_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / f"answer{ending}"
+    assert main(["query", "upstream logits:13", "--graph", str(graph_file), "--out", str(path)]) == 0
+    assert set(load_graph(path).edges) == set(upstream(load_graph(graph_file), "logits:13").edges)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "upstrea logits:13", "upstream", "upstream logits:99", "upstream logits:13 width=many", "upstream 'x"]
+)
+def test_a_query_that_is_none_is_exit_code_2(text: str, graph_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main(["query", text, "--graph", str(graph_file)]) == 2
+    assert_one_sentence(capsys.readouterr().err)
+
+
+def test_a_query_shows_only_so_many_rows(graph_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    words = ["query", "upstream logits:13 width=3", "--graph", str(graph_file), "--count", "2"]
+    assert main([*words, "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == 2
+    assert main(words) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 4  # a head, two rows, and how many there are
+
+
+def test_a_reader_that_has_seen_enough_ends_it_without_a_word(graph_file: Path) -> None:
+    command = [sys.executable, "-m", "circuits", "query", "communities", "--graph", str(graph_file)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        assert running.stdout is not None and running.stderr is not None
+        running.stdout.close()
+        assert running.stderr.read() == b""
+    assert running.returncode == 0
+
+
+def test_an_empty_answer_says_why_beside_the_json(graph_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main(["query", "prune share=1", "--graph", str(graph_file), "--json"]) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out) == []
+    assert "no edge has a share of 1" in shown.err
+
+
+@pytest.mark.parametrize("text", ["communities", "path_sum mixed4c:5 logits:13", "inhibition_pairs mixed4c logits"])
+def test_an_answer_that_is_no_graph_is_not_written(
+    text: str, graph_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    graph = load_graph(graph_file)
+    source, target = next(edge for edge in graph.edges if edge[1].startswith("logits"))
+    text = f"path_sum {source} {target}" if text.startswith("path_sum") else text
+    capsys.readouterr()
+    path = tmp_path / "answer.json"
+    assert main(["query", text, "--graph", str(graph_file), "--out", str(path)]) == 2
+    assert "is no graph" in capsys.readouterr().err
+    assert not path.exists()
+
+
+def test_check_says_what_held_and_its_exit_code_what_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    graph = build_graph(load_model("sketches"), ["mixed4c", "logits"], keep=1, progress=False)
+    source, target, weight = next(iter(graph.edges(data="weight")))
+    kinds = ("positive", "negative") if weight > 0 else ("negative", "positive")
+    for kind, code in zip(kinds, (0, 1), strict=True):
+        story = write_claims(Story("", "", (Claim(kind, {"source": source, "target": target}),)), tmp_path / "a.json")
+        assert main(["check", str(story), "--quiet"]) == code
+        assert capsys.readouterr().out.startswith("held" if code == 0 else "failed")
+    assert main(["check", str(story), "--quiet", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["failed"] == 1
+
+
+def test_check_of_no_story_is_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bad.json").write_text("{}", encoding="utf-8")
+    for story in ("bad.json", "missing.json"):
+        assert main(["check", str(tmp_path / story)]) == 2
+        assert_one_sentence(capsys.readouterr().err)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import random
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +13,12 @@ from conftest import NETS, assert_untouched, fill, random_images, tiny_model
 from reference import slow_connect, window_of
 from torch import Tensor, nn
 
-from circuits.wiring import LINEAR, RULES, connect, flow, frozen, identity, linear_map, register
+from circuits.wiring import LINEAR, RULES, connect, connections, flow, frozen, identity, linear_map, register
+from circuits.wiring import jacobian as jacobian_module
+from circuits.wiring.crops import connect_by_autograd
+from circuits.wiring.pulls import Pull
+from circuits.wiring.segments import run
+from circuits.wiring.transposes import TRANSPOSES, Step, through_node
 from features.models import Model, load_model, probe
 
 PAIRS = [
@@ -42,6 +50,16 @@ PAIRS = [
 
 
 SIDES = {("pooled", "conv3"): 28, ("strided", "relu3"): 24}  # pixels, where 12 would clip the window
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here may need the slow way: that would hide a transpose that is wrong."""
+
+    def slow_way(*args: object, **kwargs: object) -> Tensor:
+        raise AssertionError("reading by boxes did not agree with autograd")
+
+    monkeypatch.setattr(jacobian_module, "connect_by_autograd", slow_way)
 
 
 def small_model(net: nn.Module, *, size: int = 12, channels: int = 3) -> Model:
@@ -346,13 +364,335 @@ def test_bad_input_is_refused_with_a_sentence() -> None:
         connect(model, "conv22", "conv3")
     with pytest.raises(ValueError, match="both 'conv2'"):
         connect(model, "conv2", "conv2")
-    with pytest.raises(ValueError, match=r"does not feed 'conv1'"):
+    with pytest.raises(ValueError, match=r"does not feed 'conv1': it runs after it; 'conv1' feeds 'conv3'"):
         connect(model, "conv3", "conv1")
-    with pytest.raises(ValueError, match="does not feed"):
-        connect(model, "conv1", "conv3", cut=["relu2"])
+    with pytest.raises(ValueError, match=r"every path goes through layers held fixed \(conv2, relu2\)"):
+        connect(model, "conv1", "conv3", cut=["relu2", "relu3", "conv2"])
+    with pytest.raises(ValueError, match="no path leads from the one to the other"):
+        connect(tiny_model("branch_concat"), "mixed1.one", "mixed1.three")
     with pytest.raises(ValueError, match="listed twice: conv1"):
         flow(model, ["conv1", "conv1"])
     with pytest.raises(TypeError, match="a list of names"):
         flow(model, "conv1")
     with pytest.raises(ValueError, match="training mixes"):
         connect(small_model(Stitched(lambda x: F.batch_norm(x, None, None, training=True))), "first", "second")
+
+
+class Chain(nn.Module):
+    """Named parts called one after the other."""
+
+    def __init__(self, **parts: nn.Module) -> None:
+        super().__init__()
+        for name, part in parts.items():
+            self.add_module(name, part)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for part in self.children():
+            x = part(x)
+        return x
+
+
+class Call(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function: object) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)  # type: ignore[operator]
+
+
+class Through(nn.Module):
+    """A small U: down by two and up again, beside a 3x3 convolution at full size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.up = nn.Conv2d(4, 5, 3, stride=2, padding=1), nn.ConvTranspose2d(5, 4, 2, stride=2)
+        self.level = nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.up(F.relu(self.down(x))) + self.level(x)
+
+
+def windows(shift: int) -> nn.Module:
+    block = torchvision.models.swin_transformer.SwinTransformerBlock
+    stem = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), Call(lambda x: x.permute(0, 2, 3, 1)))
+    return Chain(first=stem, block=block(4, 2, [3, 3], [shift, shift]), second=block(4, 2, [3, 3], [0, 0]))
+
+
+def between(*parts: nn.Module, width: int = 4) -> nn.Module:
+    return Chain(first=nn.Conv2d(3, 4, 3, padding=1), between=nn.Sequential(*parts), second=nn.Conv2d(width, 5, 1))
+
+
+def flat(*parts: nn.Module, numbers: int) -> nn.Module:
+    end = nn.Sequential(nn.Flatten(), nn.Linear(numbers, 7), nn.ReLU(), nn.Linear(7, 5))
+    return Chain(first=nn.Conv2d(3, 4, 3, padding=1), between=nn.Sequential(*parts), second=end)
+
+
+OPERATIONS = {
+    "windows": lambda: windows(0),
+    "shifted_windows": lambda: windows(1),
+    "squeeze_excite": lambda: between(
+        torchvision.ops.SqueezeExcitation(4, 2), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1)
+    ),
+    "response_norm": lambda: between(nn.LocalResponseNorm(3, alpha=0.5, k=2.0), nn.ReLU(), nn.Conv2d(4, 4, 3)),
+    "layer_norm": lambda: between(nn.Conv2d(4, 4, 3, padding=1, groups=4), torchvision.ops.Permute([0, 2, 3, 1]),
+        nn.LayerNorm(4), nn.Linear(4, 6), nn.GELU(), nn.Linear(6, 4), torchvision.ops.Permute([0, 3, 1, 2])),
+    "transposed": lambda: between(nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1, groups=2),
+        nn.ReLU(), nn.Conv2d(6, 4, 3, stride=2, padding=1)),
+    "transposed_finer": lambda: between(nn.ConvTranspose2d(4, 4, 4, stride=2, padding=1, dilation=1)),
+    "dilated_groups": lambda: between(nn.Conv2d(4, 8, 3, padding=2, dilation=2, groups=2), nn.ReLU(),
+        nn.Conv2d(8, 4, 1)),
+    "depthwise_twice": lambda: between(nn.Conv2d(4, 4, 3, groups=4), nn.ReLU6(), nn.Conv2d(4, 4, 3, groups=4)),
+    "multiplied_depthwise": lambda: between(nn.Conv2d(4, 8, 3, groups=4), nn.ReLU6(), nn.Conv2d(8, 4, 1)),
+    "strided_1x1": lambda: between(nn.Conv2d(4, 6, 1, stride=2), nn.ReLU(), nn.Conv2d(6, 4, 3, padding=1)),
+    "pools": lambda: between(nn.MaxPool2d(3, 1, 1), nn.AvgPool2d(3, 1, 1, count_include_pad=False), nn.ReLU()),
+    "shuffle": lambda: between(Call(lambda x: x.view(len(x), 2, 2, *x.shape[2:]).transpose(1, 2).flatten(1, 2)),
+        nn.Conv2d(4, 4, 3, padding=1)),
+    "cut_and_joined": lambda: between(Call(lambda x: torch.cat([x[:, 2:], F.relu(x[:, :2]), x.mean(1, True)], 1)),
+        nn.Conv2d(5, 4, 3, padding=1)),
+    "every_second": lambda: between(nn.Conv2d(4, 4, 3, padding=1), Call(lambda x: x[:, :, ::2, 1::2]),
+        nn.Conv2d(4, 4, 3, padding=1)),
+    "mirrored": lambda: between(nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), nn.ReLU()),
+    "upsampled": lambda: between(nn.AvgPool2d(2), nn.Upsample(scale_factor=2, mode="bilinear"),
+        nn.Conv2d(4, 4, 3, padding=1)),
+    "u": lambda: between(Through()),
+    "einsum": lambda: between(Call(lambda x: torch.einsum("oc,nchw->nohw", torch.eye(4).double().flip(0) * 3, x)),
+        nn.Conv2d(4, 4, 3, padding=1)),
+    "turned": lambda: between(Call(lambda x: 2 - x.roll((1, -2), (2, 3)) / 3), nn.Conv2d(4, 4, 3, padding=1)),
+    "flattened": lambda: flat(nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(6), numbers=4 * 36),
+    "flattened_edges": lambda: flat(nn.AvgPool2d(3, 2, 1, count_include_pad=False), numbers=4 * 36),
+    "everywhere": lambda: between(Call(lambda x: x + x.mean((2, 3), True)), nn.Conv2d(4, 4, 3, padding=1)),
+    "pooled": lambda: flat(nn.ReLU(), nn.AdaptiveAvgPool2d(1), numbers=4),
+}  # fmt: skip
+WIDER = {"windows": "block", "shifted_windows": "block"}  # the target, where it is not `second`
+POOLED = {"pooled", "everywhere"}
+# On the map as it is what goes out at the border and comes back in counts; elsewhere 16 pixels show the window whole.
+OWN_SIZE = {
+    "windows",
+    "shifted_windows",
+    "squeeze_excite",
+    "response_norm",
+    "layer_norm",
+    "flattened",
+    "flattened_edges",
+}
+
+
+@pytest.mark.parametrize("name", list(OPERATIONS))
+def test_every_operation_goes_back_as_the_linear_network_responds(name: str) -> None:
+    """Exact to 1e-10, whatever lies between; with the whole map of weights behind a flattening layer."""
+    model = small_model(OPERATIONS[name]())
+    target = WIDER.get(name, "second")
+    found = connect(model, "first", target)
+    expected = slow_connect(model, "first", target, 12 if name in OWN_SIZE | POOLED else 16)
+    if name in POOLED:
+        expected = expected.sum((2, 3), keepdim=True)
+    elif not name.startswith("flattened"):
+        expected, found = window_of(expected), window_of(found)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+
+
+def test_a_chain_of_windows_is_read_whole() -> None:
+    """Two blocks of window attention, the second with windows that overlap those of the first."""
+    model = small_model(windows(1))
+    found = window_of(connect(model, "first", "second"))
+    torch.testing.assert_close(found, window_of(slow_connect(model, "first", "second", 12)), rtol=0, atol=1e-10)
+
+
+def slow(model: Model, source: str, target: str, held: tuple[str, ...]) -> Tensor:
+    """The same by autograd's backward passes; where there is no map, summed unless the target reads a flat map."""
+    layers = [model.layer(name) for name in (source, target)]
+    maps = [layer.layout in {"nchw", "nhwc"} for layer in layers]
+    total = None if all(maps) else True
+    return connect_by_autograd(model, functools.partial(run, model, source, target, held), source, target, None,
+        total=total)  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_fast_and_slow_agree_on_any_listing(tiny: Model, seed: int) -> None:
+    """Layers listed at random, fine or coarse: all pairs at once, each alone, and by backward passes are the same."""
+    draw = random.Random(f"{tiny.name} {seed}")
+    names = [layer.name for layer in tiny.layers]
+    layers = sorted(draw.sample(names, min(len(names), draw.choice([3, 5, 8]))), key=names.index)
+    sources = flow(tiny, layers)
+    found = {(source, target): weights for source, target, weights in connections(tiny, layers)}
+    assert list(found) == [(source, target) for target in layers for source in sources[target]]
+    for (source, target), weights in found.items():
+        held = tuple(name for name in layers if name not in {source, target})
+        torch.testing.assert_close(weights, connect(tiny, source, target, cut=held), rtol=0, atol=1e-12)
+        torch.testing.assert_close(weights, slow(tiny, source, target, held), rtol=0, atol=1e-10)
+
+
+def test_what_the_kernel_says_is_what_a_push_does() -> None:
+    """Pushing the source of the linear network by any amount moves the target by kernel times push, at every place."""
+    model = small_model(OPERATIONS["cut_and_joined"]())
+    images = random_images(1)
+    change = torch.randn(1, 4, 12, 12, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    moved = linear_map(model, "first", "second", images=images)(change)
+    weights = connect(model, "first", "second")
+    torch.testing.assert_close(moved, F.conv2d(change, weights, padding=1), rtol=0, atol=1e-10)
+
+
+def test_phases_are_averaged_over_one_period() -> None:
+    """A U has four kinds of position: each has its own window, and their mean is the mean of the four."""
+    model = small_model(OPERATIONS["u"]())
+    mean = connect(model, "first", "second", phases="mean")
+    windows = []
+    for place in ((8, 8), (8, 9), (9, 8), (9, 9)):
+        kernels = slow_connect(model, "first", "second", 16, place)
+        windows.append(kernels.roll((8 - place[0], 8 - place[1]), (2, 3)))
+    torch.testing.assert_close(window_of(mean), window_of(torch.stack(windows).mean(0)), rtol=0, atol=1e-10)
+    centre = connect(model, "first", "second")
+    assert centre.shape != mean.shape or not torch.allclose(centre, mean)
+
+
+@pytest.mark.parametrize(("name", "source", "target"), [("strided", "relu1", "relu2"), ("plain", "relu1", "conv3")])
+def test_where_all_positions_read_alike_the_mean_over_phases_is_the_centre(name: str, source: str, target: str) -> None:
+    model = tiny_model(name)
+    centre, mean = (connect(model, source, target, phases=phases) for phases in ("centre", "mean"))
+    torch.testing.assert_close(mean, centre, rtol=0, atol=1e-12)
+
+
+def test_a_finer_target_has_phases_too() -> None:
+    """Nearest neighbours: four positions of the target lie over one of the source, and read it alike."""
+    model = small_model(between(nn.ConvTranspose2d(4, 4, 2, stride=2)))
+    mean = connect(model, "first", "second", phases="mean")
+    up, end = model.net.get_submodule("between.0").weight, model.net.second.weight[:, :, 0, 0]
+    torch.testing.assert_close(mean[:, :, 0, 0], torch.einsum("om,imyx->oi", end, up) / 4)
+
+
+def test_one_broken_weight_breaks_only_what_reads_it() -> None:
+    model = tiny_model("batch_norm")
+    with torch.no_grad():
+        model.net.block2[0].weight[3, 1, 0, 2] = torch.nan
+    weights = connect(model, "block1", "block2")
+    assert (~weights.isfinite()).nonzero().tolist() == [[3, 1, 0, 2]]
+    longer = connect(model, "block1", "block3")
+    assert {tuple(place[1:]) for place in (~longer.isfinite()).nonzero().tolist()} == {(1, 0, 2)}
+    with torch.no_grad():
+        model.net.block3[0].weight[2, 3] = 0.0  # who does not read the broken channel is sound
+    assert connect(model, "block1", "block3")[2].isfinite().all()
+    sound = tiny_model("batch_norm")
+    torch.testing.assert_close(longer[longer.isfinite()], connect(sound, "block1", "block3")[longer.isfinite()])
+
+
+def test_a_broken_weight_in_one_branch_leaves_the_others() -> None:
+    model, sound = tiny_model("branch_concat"), tiny_model("branch_concat")
+    with torch.no_grad():
+        model.net.mixed1.three.weight[1, 0, 1, 1] = torch.inf
+    broken, whole = connect(model, "stem", "mixed1"), connect(sound, "stem", "mixed1")
+    assert set((~broken.isfinite()).nonzero()[:, 0].tolist()) == {4}
+    torch.testing.assert_close(broken[broken.isfinite()], whole[broken.isfinite()])
+
+
+def test_swin_and_vit_are_read_as_their_linear_map_moves() -> None:
+    """One channel pushed everywhere moves the middle of the target by the sum of its kernel."""
+    for build, source, target, extent in (
+        (torchvision.models.swin_t, "features.1.0", "features.1.1", (7, 7)),
+        (torchvision.models.vit_b_32, "encoder.layers.encoder_layer_0.ln_2", "encoder.layers.encoder_layer_0", (1, 1)),
+    ):
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            net = build().eval()
+        model = load_model(net, name="net", image_size=224, mean=(0.5,) * 3, std=(0.25,) * 3, labels=())
+        weights = connect(model, source, target)
+        assert weights.shape[2:] == extent
+        change = torch.zeros(1, *model.layer(source).shape)
+        change[0, 3] = 1.0
+        moved = linear_map(model, source, target, images=torch.full((1, 3, 224, 224), 0.5))(change)[0]
+        centre = moved[(slice(None), *[side // 2 for side in moved.shape[1:]])]
+        torch.testing.assert_close(weights[:, 3].sum((1, 2)), centre, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("node", ["ConvolutionBackward0", "MulBackward0", "AddBackward0", "AvgPool2DBackward0"])
+def test_a_transpose_that_lies_is_found_out(node: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is read by boxes is used only where it agrees with autograd: a wrong transpose costs time, nothing else."""
+    model = tiny_model("pooled") if "Pool" in node else tiny_model("residual")
+    pair = ("relu1", "conv2") if "Pool" in node else ("stem", "layer1.0")
+    expected, true = connect(model, *pair), TRANSPOSES[node]
+    monkeypatch.setattr(jacobian_module, "connect_by_autograd", connect_by_autograd)
+    calls = []
+
+    def lying(step: Step, pull: Pull) -> list[tuple[int, Pull]]:
+        calls.append(step)
+        return [
+            (number, Pull(part.rows, 1.1 * part.data, part.start, part.diagonal)) for number, part in true(step, pull)
+        ]
+
+    monkeypatch.setitem(TRANSPOSES, node, lying)
+    torch.testing.assert_close(connect(model, *pair), expected, rtol=0, atol=1e-12)
+    ((_, _, weights),) = connections(model, pair)
+    torch.testing.assert_close(weights, expected, rtol=0, atol=1e-12)
+    assert calls
+
+
+@pytest.mark.parametrize("node", sorted(TRANSPOSES.keys() - {"JoinedBackward"}))
+def test_each_transpose_is_that_of_the_node(node: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it, through the derivative that autograd recorded, everything comes out the same."""
+    for name in TRIED_ON.get(node, ("layer_norm", "windows")):
+        model = small_model(OPERATIONS[name]())
+        target = WIDER.get(name, "second")
+        expected = connect(model, "first", target)
+        with monkeypatch.context() as patch:
+            patch.setitem(TRANSPOSES, node, through_node)
+            torch.testing.assert_close(connect(model, "first", target), expected, rtol=0, atol=1e-12)
+
+
+TRIED_ON = {
+    "ConvolutionBackward0": ("dilated_groups", "strided_1x1", "transposed", "depthwise_twice"),
+    "AvgPool2DBackward0": ("pools", "flattened"),
+    "CatBackward0": ("cut_and_joined",),
+    "SliceBackward0": ("cut_and_joined", "every_second"),
+    "RollBackward0": ("shifted_windows", "turned"),
+    "AdaptiveAvgPool2DBackward0": ("flattened", "pooled"),
+    "RsubBackward1": ("turned",),
+    "DivBackward0": ("turned", "response_norm"),
+    "ReflectionPad2DBackward0": ("mirrored",),
+    "MeanBackward1": ("cut_and_joined", "layer_norm"),
+    "AddmmBackward0": ("flattened", "layer_norm"),
+}
+
+
+class Squared(torch.autograd.Function):
+    """The square, with a derivative of its own: no torch function that a mode could see."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)  # type: ignore[attr-defined]
+        return x * x
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return 2 * ctx.saved_tensors[0] * gradient  # type: ignore[attr-defined, no-any-return]
+
+
+def test_an_operation_that_the_network_brings_along_is_refused_by_name() -> None:
+    with pytest.raises(NotImplementedError, match="'Squared' is a torch"):
+        connect(small_model(Stitched(Squared.apply)), "first", "second")
+
+
+def test_phases_and_tokens_that_make_no_sense_are_refused() -> None:
+    model = tiny_model("plain")
+    with pytest.raises(ValueError, match="'centre', 'mean'"):
+        connect(model, "conv1", "conv2", phases="middle")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="a list of names"):
+        list(connections(model, "conv1"))
+    assert list(connections(model, ["conv1"])) == []
+
+
+def test_a_pattern_is_frozen_and_a_product_is_not() -> None:
+    """Queries times keys end in a softmax, which freezes them; without it they are refused by name."""
+
+    def attend(x: Tensor) -> Tensor:
+        tokens = x.flatten(2)
+        return (tokens @ (tokens.transpose(1, 2) @ tokens).softmax(-1)).reshape(x.shape)
+
+    def square(x: Tensor) -> Tensor:
+        tokens = x.flatten(2)
+        return (tokens @ (tokens.transpose(1, 2) @ tokens)).reshape(x.shape)
+
+    assert connect(small_model(Stitched(attend)), "first", "second").isfinite().all()
+    with pytest.raises(NotImplementedError, match="matmul"):
+        connect(small_model(Stitched(square)), "first", "second")

@@ -3,25 +3,45 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from circuits.wiring.linear import Linearized
+from circuits.wiring.crops import (
+    Box,
+    Size,
+    connect_by_autograd,
+    covers,
+    extent_by_fields,
+    size_needed,
+    summed,
+    window_read,
+    with_room,
+)
+from circuits.wiring.pulls import Pull, UnboundedError, hull
+from circuits.wiring.reading import Found, Plan, agrees, kinds, plan, position, read, window_of
 from circuits.wiring.rules import RULES, VALUELESS
+from circuits.wiring.segments import (
+    Edit,
+    Rules,
+    Segment,
+    check_linear,
+    default_rules,
+    grey,
+    leaves_behind,
+    run,
+    run_all,
+)
 from features.models import Model, probe
 
-Edit = Callable[[Tensor], Tensor]
-Box = tuple[int, int, int, int]
-Size = tuple[int, int]
-Run = Callable[..., "_Segment"]
+Phases = Literal["centre", "mean"]
+Run = Callable[..., Segment]
 
-ROWS = 2**25  # numbers of source gradients that one batched backward pass gives at once: 128 MB in float32
-LARGEST = 8  # times the model's own image side, before a target that still reads everything is taken to read everything
-FARTHEST = 32  # a dilated kernel may hide behind the border as far as this many positions
+FEWEST = 3  # neighbouring windows that have to agree: two always do
+LONGEST = 16  # positions of the target after which its windows must repeat, for a mean over phases
 
 
 def flow(model: Model, layers: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -51,14 +71,20 @@ def flow(model: Model, layers: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
     edits: dict[str, Edit] = {name: functools.partial(cut, name) for name in ordered}
     with torch.enable_grad(), probe(model, ordered, edits=edits):
-        model(_grey(model, model.image_size))
+        model(grey(model))
     names = {id(leaf): name for name, leaf in leaves.items()}
-    reached = {name: {names.get(id(leaf)) for leaf in _leaves_behind(outputs[name])} for name in ordered}
+    reached = {name: {names.get(id(leaf)) for leaf in leaves_behind(outputs[name])} for name in ordered}
     return {name: tuple(source for source in ordered if source in reached[name]) for name in ordered}
 
 
 def connect(
-    model: Model, source: str, target: str, *, cut: Collection[str] = (), images: Tensor | None = None
+    model: Model,
+    source: str,
+    target: str,
+    *,
+    cut: Collection[str] = (),
+    images: Tensor | None = None,
+    phases: Phases = "centre",
 ) -> Tensor:
     """Give the linear map from layer ``source`` to layer ``target``: weights ``(o, i, kh, kw)``.
 
@@ -70,22 +96,31 @@ def connect(
     norm, in torch's orientation (cross-correlation).
 
     *Window.* As large as the receptive field of the target in the source, so odd and centred for odd kernels of stride
-    1, and measured away from borders: on a grey image as large as that needs and no larger, where the network takes
-    images of other sizes and no rule on the way looks at values; else on the map as it is. *Stride.* All positions of a
-    strided target read the same window, each from its own corner; a target finer than its source (upsampling) has
-    several kinds, and this is the one of its central position. *No window.* Where the source or the target has no map,
-    or the target reads the whole of it (a class behind global pooling), ``kh = kw = 1`` and the weight is the sum over
+    1, and measured away from borders, as if maps went on without end: the window may be larger than the map. Where an
+    operation knows where it is (a denominator frozen at one place, a reshape into tokens) that has no meaning, and the
+    window is cut off by the map's border; where only the size of the image is in the way, on an image as large as the
+    window needs. *Flattened maps.* Behind a flattening layer (VGG, AlexNet) each place has weights of its own: ``kh``
+    and ``kw`` are the source's whole map. *No window.* Where the source or the target are tokens, or the target reads
+    the whole of a map that was pooled (a class behind global pooling), ``kh = kw = 1`` and the weight is the sum over
     the source's positions: what a change of the channel everywhere does. For tokens the target is the token in the
     middle.
 
-    ``cut`` names layers held fixed, so that only paths around them count. ``images``, ``(n, channels, h, w)`` in
-    [0, 1], say where the frozen values are taken; the result is then the mean over them, on their maps as they are,
-    borders included. A weight of the
-    model that is infinite or NaN makes NaN of all wires of the source channels that it multiplies.
+    *Strides.* All positions of a strided target read the same window, each from its own corner. Where the target is
+    finer than its source, or something on the way is coarser than the target (upsampling, a U), positions come in
+    several kinds, the phases: ``"centre"`` gives the window of the central position, ``"mean"`` the average over all
+    positions of one period, each window shifted with its position (for windows that depend on frozen values, at the
+    positions around the centre).
 
-    Raises ``ValueError`` for unknown layers, and when the source does not feed the target or only through frozen
-    operations; ``NotImplementedError`` for an operation that is neither linear nor in `RULES`, with the line that
-    registers it.
+    ``cut`` names layers held fixed, so that only paths around them count. ``images``, ``(n, channels, h, w)`` in
+    [0, 1], say where the frozen values are taken, else one grey image; the result is then the mean over them, on their
+    maps as they are, borders included. A weight of the model that is infinite or NaN makes NaN of those numbers that
+    are reached through it and leaves all others. What is given is what autograd's own backward pass gives: a random
+    mixture of channels is compared with it before anything is read, at the cost of one backward pass. For many pairs
+    use `connections`.
+
+    Raises ``ValueError`` for unknown layers or phases, when the source does not feed the target or only through frozen
+    operations, and for a mean over phases that do not repeat; ``NotImplementedError`` for an operation that is neither
+    linear nor in `RULES`, with the line that registers it.
 
     >>> from features.models import load_model
     >>> model = load_model("sketches")
@@ -95,20 +130,56 @@ def connect(
     >>> torch.allclose(weights, block.conv.weight * scale[:, None, None, None], atol=1e-5)
     True
     """
-    maps = all(model.layer(name).layout in MAPS for name in (source, target))
+    return kernels_with(model, source, target, cut=cut, images=images, phases=phases)
+
+
+def kernels_with(
+    model: Model,
+    source: str,
+    target: str,
+    *,
+    cut: Collection[str] = (),
+    images: Tensor | None = None,
+    rules: Rules = default_rules,
+    phases: Phases = "centre",
+) -> Tensor:
+    """Give what `connect` gives, in the same window, with other rules than `RULES`: ``rules()`` makes those of one run.
+
+    They are asked for anew for each run whose derivative is taken, so that a rule may count its calls.
+    """
+    if phases not in PHASES:
+        raise ValueError(f"phases is {phases!r}: say one of {', '.join(map(repr, PHASES))}")
     if source == target:
         raise ValueError(f"source and target are both {source!r}: name two layers")
     held = tuple(model.layer(name).name for name in cut if name not in {source, target})
-    run = functools.partial(_run, model, source, target, held)
-    if not maps:
-        return _summed(_jacobian(run(_grey(model, model.image_size) if images is None else images)))
-    if images is None:
-        images = _grey(model, _size_needed(model, run, source, target))
-    segment = run(images, structure=True)
-    window = _window(segment)
-    jacobian = _jacobian(run(images))
-    everything = _covers(window, segment) and _extent(window) != _extent_by_fields(model, source, target)
-    return _summed(jacobian) if everything else _cropped(jacobian, window)
+    model.layer(source)
+    ran = functools.partial(run, model, source, target, held, rules=rules)
+    return _connected(model, ran, source, target, images, phases)
+
+
+def connections(model: Model, layers: Sequence[str]) -> Iterator[tuple[str, str, Tensor]]:
+    """Give ``(source, target, weights)`` for every pair that `flow` names, with the other listed layers held fixed.
+
+    Targets come in order of execution, and for each its sources in order. The weights are those of ``connect(model,
+    source, target, cut=layers)``, from one run of the network for all pairs, so this is what to use for more than one.
+    Errors are those of `flow` and `connect`.
+
+    >>> from features.models import load_model
+    >>> for source, target, weights in connections(load_model("sketches"), ["conv2d0", "conv2d1", "conv2d2"]):
+    ...     print(source, target, tuple(weights.shape[2:]))
+    conv2d0 conv2d1 (1, 1)
+    conv2d1 conv2d2 (3, 3)
+    """
+    ordered = _in_order(model, layers)
+    segments = run_all(model, ordered, grey(model))
+    checked: set[tuple[Any, ...]] = set()
+    for target in ordered:
+        segment = segments.pop(target)
+        found = _read_together(model, target, segment, checked) if segment.leaves else {}
+        for source in segment.leaves:
+            held = [name for name in ordered if name not in {source, target}]
+            # No name holds the weights here: they can be gigabytes, and are the caller's.
+            yield source, target, found.pop(source) if source in found else connect(model, source, target, cut=held)
 
 
 def linear_map(
@@ -126,7 +197,7 @@ def linear_map(
     tensor(0.)
     """
     held = tuple(model.layer(name).name for name in cut if name not in {source, target})
-    segment = _run(model, source, target, held, images)
+    segment = run(model, source, target, held, images)
     with torch.enable_grad():
         rows = torch.zeros_like(segment.output, requires_grad=True)
         (pulled,) = torch.autograd.grad(segment.output, segment.leaf, rows, create_graph=True)
@@ -138,186 +209,187 @@ def linear_map(
     return push
 
 
-@dataclass(frozen=True)
-class _Segment:
-    """One run of the linearized network: the leaf in place of the source, the target, the operations between them."""
+def _read_together(model: Model, target: str, segment: Segment, checked: set[tuple[Any, ...]]) -> dict[str, Tensor]:
+    """Read all sources of one target from a run that they share; what needs a run of its own is left out.
 
-    leaf: Tensor
-    output: Tensor
-    used: frozenset[str]
-
-
-def _run(
-    model: Model, source: str, target: str, cut: Sequence[str], images: Tensor, *, structure: bool = False
-) -> _Segment:
-    mode = Linearized(structure=structure)
-
-    def replace(value: Tensor) -> Tensor:
-        mode.leaf = value.detach().clone().requires_grad_()
-        return mode.leaf.clone()
-
-    edits: dict[str, Edit] = {**dict.fromkeys(cut, Tensor.detach), source: replace}
-    edits = {name: edit for name, edit in edits.items() if _runs_before(model, name, target)}
-    with torch.enable_grad(), probe(model, [target], edits=edits) as activations, mode:
-        model(images)
-        output = activations[target]
-    if mode.leaf is None or not output.requires_grad:
-        frozen = sorted(mode.used & RULES.keys())
-        reason = (
-            f"it goes through operations with rules that stop it ({', '.join(frozen)})"
-            if frozen
-            else "nothing flows from it"
-        )
-        raise ValueError(f"layer {source!r} does not feed {target!r}: {reason}; circuits.flow says what feeds what")
-    return _Segment(mode.leaf, output, frozenset(mode.used))
-
-
-def _runs_before(model: Model, name: str, target: str) -> bool:
-    names = [layer.name for layer in model.layers]
-    return names.index(name) < names.index(target)
-
-
-@torch.enable_grad()
-def _jacobian(segment: _Segment) -> Tensor:
-    """Give the derivative of the target at its centre to the whole source, mean over images: (o, i, ...)."""
-    leaf, centre = segment.leaf, _centre(segment.output).mean(0)
-    unit = torch.eye(len(centre), dtype=centre.dtype, device=centre.device)
-    rows = max(1, ROWS // leaf.numel())
-    parts = [
-        torch.autograd.grad(centre, leaf, some, retain_graph=True, is_grads_batched=True)[0].sum(1)
-        for some in torch.split(unit, rows)
-    ]
-    return torch.cat(parts)
-
-
-def _centre(output: Tensor) -> Tensor:
-    for axis in range(output.dim() - 1, 1, -1):
-        output = output.select(axis, output.shape[axis] // 2)
-    return output
-
-
-@torch.enable_grad()
-def _window(segment: _Segment) -> Box:
-    """Give the box (y0, x0, y1, x1) of the source that the target's centre reads, from a run with ``structure``."""
-    leaf, centre = segment.leaf, _centre(segment.output)
-    weights = torch.linspace(0.5, 1.5, centre.shape[1], dtype=centre.dtype, device=centre.device)
-    (gradient,) = torch.autograd.grad((centre * weights).sum(), leaf, retain_graph=True)
-    read = (gradient != 0).flatten(0, 1).any(0)
-    rows, columns = read.any(1).nonzero(), read.any(0).nonzero()
-    if len(rows) == 0:
-        return 0, 0, *read.shape
-    return int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
-
-
-def _covers(window: Box, segment: _Segment) -> bool:
-    return window == (0, 0, *segment.leaf.shape[2:])
-
-
-def _inside(segment: _Segment) -> bool:
-    """Say whether the window is certain not to be clipped by the border of the map."""
-    y0, x0, y1, x1 = _window(segment)
-    h, w = segment.leaf.shape[2:]
-    return min(y0, h - y1) >= min(y1 - y0, FARTHEST) and min(x0, w - x1) >= min(x1 - x0, FARTHEST)
-
-
-def _size_needed(model: Model, run: Run, source: str, target: str) -> Size:
-    """Give the smallest image whose map shows the whole window, the model's own where the network takes no other."""
-    own = model.image_size
-    natural = run(_grey(model, own), structure=True)
-    if any(RULES[name] not in VALUELESS for name in natural.used & RULES.keys()):
-        return own
-    shapes = model.layer(source).shape[1:], model.layer(target).shape[1:]
-    extent = _extent_by_fields(model, source, target)
-    if extent is not None:
-        for size in [*_sizes(own, *shapes, extent, largest=own), own, *_sizes(own, *shapes, extent, largest=None)]:
-            if _shows(_try(model, run, size), extent):
-                return size
-    size, extent = _search(model, run, natural)
-    trials = _sizes(own, *shapes, extent, largest=size)
-    return next((trial for trial in trials if _shows(_try(model, run, trial), extent, with_border=True)), size)
-
-
-def _search(model: Model, run: Run, natural: _Segment) -> tuple[Size, Size]:
-    """Double the image until the window is certain to be whole; give the size and the window's extent."""
-    size, segment = model.image_size, natural
-    while not _inside(segment):
-        size = 2 * size[0], 2 * size[1]
-        larger = _try(model, run, size) if size[0] <= LARGEST * model.image_size[0] else None
-        if larger is None or larger.output.shape == segment.output.shape:
-            return model.image_size, _extent(_window(natural))
-        segment = larger
-    return size, _extent(_window(segment))
-
-
-def _extent_by_fields(model: Model, source: str, target: str) -> Size | None:
-    """Give how many positions of the source the target reads, by theory; None where that is not known."""
-    narrow, wide = model.layer(source).field, model.layer(target).field
-    if narrow is None or wide is None:
-        return None
-    y, x = ((b - a) // step + 1 for a, b, step in zip(narrow.size, wide.size, narrow.stride, strict=True))
-    return y, x
-
-
-def _shows(segment: _Segment | None, extent: Size, *, with_border: bool = False) -> bool:
-    if segment is None:
-        return False
-    window = _window(segment)
-    return _extent(window) == extent and not (with_border and _covers(window, segment))
-
-
-def _try(model: Model, run: Run, size: Size) -> _Segment | None:
-    """Run on an image of another size; None where the network takes none, or pools to a size of its own."""
+    ``checked`` are the kinds of operations that were already seen to agree with autograd.
+    """
     try:
-        segment = run(_grey(model, size), structure=True)
-    except NotImplementedError:
-        raise
-    except (
-        RuntimeError,
-        ValueError,
-        AssertionError,
-        IndexError,
-    ):  # what networks of one size raise is their own choice
-        return None
-    adaptive = size != model.image_size and any(name.startswith("adaptive") for name in segment.used)
-    return None if adaptive else segment
+        check_linear(segment)
+    except NotImplementedError:  # a product of two sources, which is linear in each
+        return {}
+    planned, place = plan(segment), position(segment.output)
+    met = kinds(planned)
+    if not met <= checked and not agrees(planned, place):
+        return {}
+    checked |= met
+    bounded = _bounded(model, list(segment.leaves), target)
+    try:
+        if _loose(model, target, planned, place, bounded=bounded):
+            return {}
+        return _read(model, target, planned, place, bounded=bounded)
+    except UnboundedError:
+        if all(rule in VALUELESS for rule in planned.rules()) or _loose(model, target, planned, place, bounded=True):
+            return {}
+        return _read(model, target, planned, place, bounded=True)
 
 
-def _sizes(
-    own: Size, source: Sequence[int], target: Sequence[int], extent: Size, *, largest: Size | None
-) -> Iterator[Size]:
-    """Give the sizes to try, growing: multiples of the target's stride around what the window covers in pixels."""
-    for margin in (1, 2, 4):
-        y, x = (
-            -(-side // there) * (-(-wide * side // (here * -(-side // there))) + margin)
-            for side, here, there, wide in zip(own, source, target, extent, strict=True)
-        )
-        if largest is None or (y < largest[0] and x < largest[1]):
-            yield y, x
+def _connected(model: Model, ran: Run, source: str, target: str, images: Tensor | None, phases: Phases) -> Tensor:
+    segment = ran(grey(model) if images is None else images)
+    planned, place = plan(segment), position(segment.output)
+    bounded = images is not None or _bounded(model, [source], target)
+    if not agrees(planned, place):
+        return _by_autograd(model, ran, source, target, images, planned)
+    give = _read if phases == "centre" else _mean_over_phases
+    try:
+        if not _loose(model, target, planned, place, bounded=bounded):
+            return give(model, target, planned, place, bounded=bounded)[source]
+    except UnboundedError:
+        pass
+    return _connected_on_a_map(model, ran, source, target, images, segment, phases)
+
+
+def _connected_on_a_map(
+    model: Model, ran: Run, source: str, target: str, images: Tensor | None, segment: Segment, phases: Phases
+) -> Tensor:
+    """Read what has to know where borders are, on the smallest image that shows the whole window."""
+    if images is None:
+        values = any(RULES[name] not in VALUELESS for name in segment.used & RULES.keys())
+        size = model.image_size if values else size_needed(model, ran, source, target)
+        images = grey(model, with_room(model, ran, size) if phases == "mean" and not values else size)
+        segment = ran(images)
+    planned, place = plan(segment), position(segment.output)
+    if phases == "mean":
+        return _mean_over_phases(model, target, planned, place, bounded=True)[source]
+    found = _found(model, target, planned, place, bounded=True)[source]
+    if found.total or not _loose(model, target, planned, place, bounded=True):
+        return _with_two_axes(found.kernels)
+    window = window_read(ran(images, structure=True))
+    if covers(window, segment) and _extent(window) != extent_by_fields(model, source, target):
+        return summed(found.kernels)
+    y, x = window[0] - found.start[0], window[1] - found.start[1]
+    return found.kernels[:, :, y : y + window[2] - window[0], x : x + window[3] - window[1]].contiguous()
 
 
 def _extent(window: Box) -> Size:
     return window[2] - window[0], window[3] - window[1]
 
 
-def _cropped(jacobian: Tensor, window: Box) -> Tensor:
-    y0, x0, y1, x1 = window
-    return jacobian[:, :, y0:y1, x0:x1].contiguous()
+def _loose(model: Model, target: str, planned: Plan, place: Sequence[int], *, bounded: bool) -> bool:
+    """Say whether boxes were filled up on the way to a map, so that they are larger than what is read."""
+    if model.layer(target).layout not in MAPS:
+        return False
+    return any(pull.grown for pulls in window_of(planned, place, bounded=bounded).values() for pull in pulls)
 
 
-def _summed(jacobian: Tensor) -> Tensor:
-    return jacobian.flatten(2).sum(2)[:, :, None, None] if jacobian.dim() > 2 else jacobian[:, :, None, None]
+def _by_autograd(model: Model, ran: Run, source: str, target: str, images: Tensor | None, planned: Plan) -> Tensor:
+    """Take autograd's own backward pass: here it says something else than reading by boxes does."""
+    flat = _bounded(model, [source], target)
+    pulls = window_of(planned, position(planned.segment.output), bounded=True)[source] if flat else []
+    total = _total(model, target, planned, source, pulls, bounded=True) if flat else None
+    return connect_by_autograd(model, ran, source, target, images, total=total)
 
 
-def _leaves_behind(output: Tensor) -> Iterator[Any]:
-    seen: set[Any] = set()
-    waiting = [output.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        yield getattr(node, "variable", None)
-        waiting += [parent for parent, _ in node.next_functions]
+def _bounded(model: Model, sources: Sequence[str], target: str) -> bool:
+    """Say whether the map's border counts: where a layer is no map there is no other to measure away from it."""
+    return not all(model.layer(name).layout in MAPS for name in [*sources, target])
+
+
+def _read(model: Model, target: str, planned: Plan, place: Sequence[int], *, bounded: bool) -> dict[str, Tensor]:
+    found = _found(model, target, planned, place, bounded=bounded)
+    return {name: _with_two_axes(each.kernels) for name, each in found.items()}
+
+
+def _found(model: Model, target: str, planned: Plan, place: Sequence[int], *, bounded: bool) -> dict[str, Found]:
+    total = functools.partial(_total, model, target, planned, bounded=bounded)
+    return read(planned, place, bounded=bounded, total=total)
+
+
+def _total(model: Model, target: str, planned: Plan, source: str, pulls: Sequence[Pull], *, bounded: bool) -> bool:
+    """Say whether the weights have no window, and are summed over the source's positions."""
+    if model.layer(source).layout not in MAPS:
+        return True
+    if model.layer(target).layout not in MAPS:
+        return model.layer(target).layout != "nc" or any(pull.pooled for pull in pulls)
+    start, stop = hull(pulls)
+    whole = (start[2:], stop[2:]) == ((0, 0), tuple(planned.segment.leaves[source].shape[2:]))
+    extent = stop[2] - start[2], stop[3] - start[3]
+    return bounded and whole and extent != extent_by_fields(model, source, target)
+
+
+def _with_two_axes(kernels: Tensor) -> Tensor:
+    return kernels if kernels.dim() == 4 else kernels.reshape(*kernels.shape[:2], 1, 1)
+
+
+def _mean_over_phases(
+    model: Model, target: str, planned: Plan, place: Sequence[int], *, bounded: bool
+) -> dict[str, Tensor]:
+    """Average the windows of all positions of one period, each shifted by as much as its position is."""
+    if len(place) != 2:
+        return _read(model, target, planned, place, bounded=bounded)
+    periods = [_period(planned, place, axis, bounded=bounded) for axis in (0, 1)]
+    first = [at - at % period for at, (period, _) in zip(place, periods, strict=True)]
+    parts: dict[str, list[tuple[Tensor, Size]]] = {}
+    for y in range(periods[0][0]):
+        for x in range(periods[1][0]):
+            there = (first[0] + y, first[1] + x)
+            for name, each in _found(model, target, planned, there, bounded=bounded).items():
+                over = [_over(at, *periods[axis]) for axis, at in enumerate(there)]
+                corner = (0, 0) if each.total else (each.start[0] - over[0], each.start[1] - over[1])
+                parts.setdefault(name, []).append((_with_two_axes(each.kernels), corner))
+    return {name: _averaged(windows) for name, windows in parts.items()}
+
+
+def _period(planned: Plan, place: Sequence[int], axis: int, *, bounded: bool) -> tuple[int, int]:
+    """Give after how many positions the target's windows repeat, and how many positions of the source lie between."""
+    rows = _windows_along(planned, place, axis, bounded=bounded)
+    for period in range(1, len(rows) // 2 + 1) if len(rows) >= FEWEST else ():
+        shifts = {_shift(a, b, axis + 2, bounded) for a, b in zip(rows, rows[period:], strict=False)}
+        if len(shifts) == 1 and (shift := shifts.pop()):
+            return period, shift
+    raise ValueError(f"the windows do not repeat within {LONGEST} positions of the target: take phases='centre'")
+
+
+def _windows_along(planned: Plan, place: Sequence[int], axis: int, *, bounded: bool) -> list[dict[str, list[Pull]]]:
+    """Give the windows of neighbouring positions, on a map with borders of those that reach none."""
+    middle, side = place[axis], planned.segment.output.shape[axis + 2]
+    places = range(max(0, middle - LONGEST), min(side, middle + LONGEST)) if bounded else range(2 * LONGEST)
+    lines = [[*place[:axis], at, *place[axis + 1 :]] for at in places]
+    rows = [window_of(planned, line, bounded=bounded) for line in lines]
+    return [row for row in rows if not bounded or not _clipped(planned, row, axis + 2)]
+
+
+def _clipped(planned: Plan, row: dict[str, list[Pull]], axis: int) -> bool:
+    sides = {name: leaf.shape[axis] for name, leaf in planned.segment.leaves.items()}
+    return any(pull.start[axis] <= 0 or pull.stop[axis] >= sides[name] for name, pulls in row.items() for pull in pulls)
+
+
+def _shift(first: dict[str, list[Pull]], second: dict[str, list[Pull]], axis: int, windows_alone: bool) -> int:
+    """Give by how much the windows of all sources moved along an axis; 0 where they did not or are others now."""
+    shifts = set()
+    for name, before in first.items():
+        after = second[name]
+        if not (len(before) == len(after) == 1 and before[0].data.shape == after[0].data.shape):
+            return 0
+        if not (windows_alone or torch.allclose(before[0].data, after[0].data, rtol=1e-3, atol=1e-6)):
+            return 0
+        shifts.add(after[0].start[axis] - before[0].start[axis])
+    return shifts.pop() if len(shifts) == 1 else 0
+
+
+def _over(at: int, period: int, shift: int) -> int:
+    """Give the position of the source that a position of the target lies over."""
+    return math.floor((2 * at + 1) * shift / (2 * period))
+
+
+def _averaged(windows: Sequence[tuple[Tensor, Size]]) -> Tensor:
+    start = [min(corner[axis] for _, corner in windows) for axis in (0, 1)]
+    stop = [max(corner[axis] + kernels.shape[axis + 2] for kernels, corner in windows) for axis in (0, 1)]
+    total = windows[0][0].new_zeros(*windows[0][0].shape[:2], stop[0] - start[0], stop[1] - start[1])
+    for kernels, (y, x) in windows:
+        y, x = y - start[0], x - start[1]
+        total[:, :, y : y + kernels.shape[2], x : x + kernels.shape[3]] += kernels
+    return total / len(windows)
 
 
 def _in_order(model: Model, layers: Iterable[str]) -> list[str]:
@@ -331,8 +403,5 @@ def _in_order(model: Model, layers: Iterable[str]) -> list[str]:
     return sorted(names, key=place.__getitem__)
 
 
-def _grey(model: Model, size: tuple[int, int]) -> Tensor:
-    return torch.full((1, model.channels, *size), 0.5, dtype=model.dtype, device=model.device)
-
-
 MAPS = {"nchw", "nhwc"}
+PHASES: tuple[Phases, ...] = ("centre", "mean")

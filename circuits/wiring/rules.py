@@ -138,11 +138,21 @@ def _local_response_norm(
     return x / (k + alpha * square.squeeze(1)).pow(beta).reshape(x.shape)
 
 
-def _batch_norm(function: Function, *args: Any, **kwargs: Any) -> Any:
-    training = kwargs.get("training", args[5] if len(args) > 5 else False)
-    if training:
+def _batch_norm(
+    function: Function,
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    if training or running_var is None:
         raise ValueError("a batch norm in training mixes the images of a batch: call model.net.eval() first")
-    return function(*args, **kwargs)
+    scale = (running_var + eps).rsqrt() if weight is None else weight / (running_var + eps).sqrt()
+    return x * scale.reshape(-1, *[1] * (x.dim() - 2))
 
 
 def _attention(function: Function, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
