@@ -119,7 +119,7 @@ def _graph(args: argparse.Namespace) -> Work:
         raise ValueError(f"--out {path} names no form that is known: end it with .html, {', '.join(FORMATS)}")
 
     def work() -> None:
-        graph = build_graph(model, layers, keep=args.keep, progress=not args.quiet)
+        graph = build_graph(model, layers, keep=args.keep, by=args.by, progress=not args.quiet)
         graph = graph if unit is None else circuit_of(graph, unit)
         if path.suffix.lower() == ".html":
             write_circuit(
@@ -280,6 +280,12 @@ def _parser() -> argparse.ArgumentParser:
     graph.add_argument("--unit", metavar="UNIT", help="only the circuit of this unit")
     graph.add_argument("--keep", type=_count, default=10, help="how many inputs of each unit to keep (default: 10)")
     graph.add_argument(
+        "--by",
+        choices=["strength", "weight", "excitation", "inhibition"],
+        default="strength",
+        help="what the inputs are chosen by (default: strength)",
+    )
+    graph.add_argument(
         "--out",
         metavar="FILE",
         help="an .html drawing, or a graph as .json, .graphml, .gexf or .cyjs (default: graph.json, or circuit.html)",
@@ -334,8 +340,10 @@ circuit. What lies there and is still valid is reused; a stopped run continues."
 SHOW = "Write one page (or one picture) about one unit: its picture, its examples, its circuit."
 GRAPH = "Write the wiring of the network, or of one unit, as node-link JSON for networkx, or as an interactive drawing."
 
-QUERY = """Ask the graph of the wiring: `upstream UNIT`, `strongest_paths UNIT UNIT count=3`, `communities`, and more; a
-word that is no query lists them all."""
+QUERY = """Ask the graph of the wiring, for example `upstream UNIT depth=2`. There are: upstream, downstream, ancestors,
+between, strongest_edges, strongest_paths, strongest_paths_from, path_sum, prune, influence, prune_influence,
+dominators, bottlenecks, minimum_cut, communities, similar_inputs, similar_outputs, difference, cross_inhibition,
+inhibition_pairs, superposition. One that is written wrong says how it is written."""
 CHECK = """Test every claim of a circuit story: held, failed, or not testable, with the figures. Exit code 1 where one
 failed."""
 

@@ -204,6 +204,8 @@ def _check(model: Model, graph: nx.DiGraph[str], images: Tensor | Mapping[str, T
             what = f"{strangers[0]!r} is no unit with inputs in this graph" if strangers else "no unit was given images"
             raise ValueError(f"{what}: map units such as {next(iter(graph.edges))[1]!r} to their images")
     for name, shown in images.items() if isinstance(images, Mapping) else [("", images)]:
+        if not isinstance(shown, Tensor):
+            raise TypeError(f"images are {type(shown).__name__}: give a tensor (n, channels, h, w) or a mapping")
         if shown.dim() != 4 or len(shown) == 0:
             whose = f" of {name!r}" if name else ""
             raise ValueError(f"images{whose} have shape {tuple(shown.shape)}: give (n, channels, h, w) in [0, 1]")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import assert_untouched, tiny_model
 from PIL import Image
 from reference import slow_ascent, slow_momentum
@@ -34,6 +35,7 @@ from features.transforms import STANDARD, jitter
 from features.visualization import NotFinite, Visualization, adam, ascend, canvas, momentum, plain, plans, visualize
 from features.visualization.climbing import Scene, climb
 from features.visualization.optimizers import OPTIMIZERS, made_for
+from features.visualization.redirection import Redirected
 
 
 def made(model: Model, what: Any, **options: Any) -> Visualization:
@@ -553,3 +555,22 @@ def test_functions_that_speak_lucents_protocols_are_taken(sketches: Model) -> No
     result = made(sketches, [lambda T: -T("conv2d0")[:, 3].mean()], image=param_f, transforms=transforms)
     assert result.images.shape == (1, 32, 32, 3)
     assert result.scores[0] > result.history[0][0]
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_redirected_relu_lets_through_what_the_slower_way_does(inplace: bool) -> None:
+    """ReLU has a way of its own past it; at relu6, below its ceiling, the general one is taken."""
+    draw = torch.Generator().manual_seed(0)
+    values = torch.randn(4, 3, 5, 5, generator=draw)
+    values[:2] -= 3  # wholly closed
+    asleep = torch.tensor([True, False, True, False])
+    arriving = torch.randn(4, 3, 5, 5, generator=draw)
+    given = values.clone().requires_grad_()
+    with Redirected(asleep):
+        fast = F.relu(given * 1.0, inplace=inplace)
+        slow = F.relu6(given)
+    torch.testing.assert_close(fast, values.relu())
+    found = torch.autograd.grad(fast, given, arriving)[0]
+    torch.testing.assert_close(found, torch.autograd.grad(slow, given, arriving)[0])
+    assert (found[0] != 0).any()
+    assert not (found[1] != 0).any()

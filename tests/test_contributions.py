@@ -179,3 +179,5 @@ def test_the_model_comes_back_as_it_was_and_bad_input_is_refused() -> None:
         measure_contributions(model, graph, {}, progress=False)
     with pytest.raises(TypeError, match=r"an nx\.DiGraph"):
         measure_contributions(model, nx.Graph(), images, progress=False)
+    with pytest.raises(TypeError, match="images are str"):
+        measure_contributions(model, graph, "images", progress=False)  # type: ignore[arg-type]

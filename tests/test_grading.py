@@ -17,7 +17,7 @@ from torch import Generator, Tensor, nn
 
 from features.examples import find_examples
 from features.models import Model, load_model, probe
-from features.objectives import INPUT, channel, energy, neuron, total_variation
+from features.objectives import INPUT, channel, energy, interpolation, member, neuron, total_variation
 from features.parameterizations import pixels, raw_pixels
 from features.records import write_record
 from features.transforms import transform
@@ -29,8 +29,9 @@ from features.visualization import (
     visualize,
     write_visualization,
 )
+from features.visualization.ascent import _verdict
 from features.visualization.grading import BLUR, DRAWS, HELD_OUT, JPEG, ROBUST, STRONG, grade, verdict
-from features.visualization.plans import _generator
+from features.visualization.plans import Made, _generator
 
 
 def made(model: Model, what: Any, **options: Any) -> Visualization:
@@ -91,6 +92,13 @@ def test_a_unit_that_sleeps_at_the_end_is_dead_only_if_nothing_is_known_to_wake_
     assert asleep.verdicts == ("weak",)
 
 
+@pytest.mark.parametrize(("seen", "wanted"), [(0.0, "dead"), (1.0, "weak")])
+def test_a_unit_that_woke_and_fell_asleep_again_is_not_dead(seen: float, wanted: str) -> None:
+    nothing = math.nan
+    picture = Made(torch.zeros(3, 4, 4), 0.0, 0.0, nothing, nothing, silent=True, history={0: 0.0, 10: seen}, frames={})
+    assert _verdict(picture, np.float32(nothing), np.float32(nothing)) == wanted
+
+
 def test_as_little_of_a_unit_as_can_be_is_not_dead() -> None:
     result = made(filter_model(torch.full((1, 3, 3, 3), 1 / 27), bias=0.5), -channel("1:0"), steps=40)
     assert result.history[0][0] < 0
@@ -131,6 +139,21 @@ def test_a_picture_below_the_strongest_example_is_weak() -> None:
     assert few.verdicts == ("weak",)
     assert many.ratio[0] > 0.6
     assert made(model, "1:0", steps=2, transforms=()).verdicts == ("ok",)  # without examples nobody knows
+
+
+def test_a_neuron_is_graded_by_its_unit_and_what_is_made_of_it_is_not() -> None:
+    model = tiny_model("plain")
+    examples = find_examples(model, list(torch.rand(5, 3, 12, 12, generator=Generator().manual_seed(0))), ["conv2"],
+                             progress=False)  # fmt: skip
+    one = neuron("conv2:1", (1, 2))
+    graded = made(model, [channel("conv2:1"), one], examples=examples)
+    assert graded.natural[0] == graded.natural[1] == examples["conv2:1"].maximum
+    np.testing.assert_allclose(graded.ratio, graded.peaks / graded.natural, rtol=1e-6)
+    others = made(
+        model, [-one, 2 * one, one + one, member(one, 0), interpolation(one, -one)], count=2, examples=examples
+    )
+    assert np.isnan(others.natural).all()
+    assert np.isnan(others.peaks).all()
 
 
 def test_a_picture_that_is_no_better_than_its_noise_is_weak() -> None:
@@ -215,7 +238,7 @@ def test_peaks_are_the_largest_activations() -> None:
         model(torch.from_numpy(result.images).permute(0, 3, 1, 2).double())
         wanted = [
             activations["block1"][0, 2].max(),
-            math.nan,
+            activations["block2"][1, 1].max(),
             activations["logits"][2, 3],
             activations["block2"][3, 5].max(),
         ]

@@ -608,6 +608,7 @@ def test_a_form_that_does_not_exist_is_refused(tmp_path: Path) -> None:
         (lambda g: g.nodes["a:0"].update(label=None), "must be text"),
         (lambda g: g.nodes["a:0"].update(depth=True), "must be a whole number"),
         (lambda g: g.edges["a:0", "b:0"].update(weight=math.inf), "must be a finite number"),
+        (lambda g: g.edges["a:0", "b:0"].update(weight=10**400), "must be a finite number"),
         (lambda g: g.edges["a:0", "b:0"].pop("share"), "must be a finite number"),
         (lambda g: g.edges["a:0", "b:0"].update(rank=0.5), "must be a whole number"),
         (lambda g: g.edges["a:0", "b:0"].update(q_value=1.5), "must be between 0 and 1"),
@@ -622,6 +623,24 @@ def test_graphs_that_break_the_schema_are_refused_with_a_sentence(spoil: object,
         check_graph(graph)
     with pytest.raises(ValueError, match=sentence):
         save_graph(graph, tmp_path / "graph.json")
+
+
+def test_a_whole_number_that_no_float_holds_is_refused_in_a_file(tmp_path: Path) -> None:
+    path = save_graph(two_layer_graph(), tmp_path / "graph.json")
+    data = json.loads(path.read_text())
+    data["edges"][0]["weight"] = 10**400
+    path.write_text(json.dumps(data))
+    assert_refused(path)
+
+
+def test_a_graph_without_edges_says_why() -> None:
+    graph = build_graph(tiny_model("branch_concat"), ["mixed1.one", "mixed1.three"], progress=False)
+    assert not graph.edges
+    assert "none of these layers feeds another" in graph.graph["empty"]
+    model = tiny_model("plain")
+    with torch.no_grad():
+        model.net.conv2.weight.zero_()
+    assert "no wire has any weight" in build_graph(model, ["relu1", "conv2"], progress=False).graph["empty"]
 
 
 def assert_refused(path: Path) -> None:

@@ -14,8 +14,9 @@ import pytest
 from circuits import __main__ as cli
 from circuits.__main__ import main
 from circuits.claims import Claim, Story, write_claims
-from circuits.graphs import build_graph, load_graph
-from circuits.queries import upstream
+from circuits.graphs import MEASURES, build_graph, load_graph
+from circuits.motifs import MOTIFS
+from circuits.queries import QUERIES, upstream
 from features.examples import FolderImages
 from features.models import load_model
 from features.pictures import write_picture
@@ -316,3 +317,18 @@ def test_check_of_no_story_is_exit_code_2(tmp_path: Path, capsys: pytest.Capture
     for story in ("bad.json", "missing.json"):
         assert main(["check", str(tmp_path / story)]) == 2
         assert_one_sentence(capsys.readouterr().err)
+
+
+def test_the_help_names_every_query_and_every_measure(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["query", "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert all(f"{name}" in shown for name in [*QUERIES, *MOTIFS])
+    assert main(["graph", "--help"]) == 0
+    assert "{" + ",".join(MEASURES) + "}" in capsys.readouterr().out.replace("\n", "").replace(" ", "")
+
+
+def test_a_graph_is_chosen_by_the_measure_that_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "graph.json"
+    assert main(["graph", *FEW, "--keep", "2", "--by", "inhibition", "--out", str(path)]) == 0
+    wanted = build_graph(load_model("sketches"), ["mixed4c", "logits"], keep=2, by="inhibition", progress=False)
+    assert set(load_graph(path).edges) == set(wanted.edges)

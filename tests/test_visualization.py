@@ -523,6 +523,12 @@ def test_an_objective_with_a_gradient_of_its_own_is_refused() -> None:
         made(tiny_model("plain"), Objective(lambda a: own * 1, ("conv1",), "own"))
 
 
+def test_settings_name_a_function_and_not_its_place_in_memory() -> None:
+    (said,) = made(tiny_model("plain"), "conv1:0", transforms=[lambda images: images]).settings["transforms"]
+    assert said.startswith("guest_transform(")
+    assert said.endswith("<lambda>)")
+
+
 def test_a_result_says_in_a_line_what_it_is() -> None:
     result = made(tiny_model("plain"), ["conv1:0", "conv1:1"], keep=1)
     assert repr(result).startswith("Visualization(2 of 12 x 12 pixels: 2 ")

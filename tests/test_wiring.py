@@ -364,12 +364,14 @@ def test_bad_input_is_refused_with_a_sentence() -> None:
         connect(model, "conv22", "conv3")
     with pytest.raises(ValueError, match="both 'conv2'"):
         connect(model, "conv2", "conv2")
-    with pytest.raises(ValueError, match=r"does not feed 'conv1': it runs after it; 'conv1' feeds 'conv3'"):
+    with pytest.raises(ValueError, match=r"does not feed 'conv1': 'conv1' feeds 'conv3'"):
         connect(model, "conv3", "conv1")
     with pytest.raises(ValueError, match=r"every path goes through layers held fixed \(conv2, relu2\)"):
         connect(model, "conv1", "conv3", cut=["relu2", "relu3", "conv2"])
     with pytest.raises(ValueError, match="no path leads from the one to the other"):
         connect(tiny_model("branch_concat"), "mixed1.one", "mixed1.three")
+    with pytest.raises(ValueError, match="no path leads from the one to the other"):
+        connect(tiny_model("branch_concat"), "mixed1.three", "mixed1.one")
     with pytest.raises(ValueError, match="listed twice: conv1"):
         flow(model, ["conv1", "conv1"])
     with pytest.raises(TypeError, match="a list of names"):
@@ -561,6 +563,22 @@ def test_a_finer_target_has_phases_too() -> None:
     mean = connect(model, "first", "second", phases="mean")
     up, end = model.net.get_submodule("between.0").weight, model.net.second.weight[:, :, 0, 0]
     torch.testing.assert_close(mean[:, :, 0, 0], torch.einsum("om,imyx->oi", end, up) / 4)
+
+
+@pytest.mark.parametrize("side", [16, 22, 32, 46])
+@pytest.mark.parametrize(("mode", "kernel"), [("nearest", 1), ("nearest", 3), ("bilinear", 1), ("bilinear", 3)])
+def test_the_mean_over_phases_of_a_resized_map_does_not_depend_on_the_size_of_the_image(
+    mode: str, kernel: int, side: int
+) -> None:
+    """The four kinds of position behind a map of twice the size, one by one, on a map far larger than the windows."""
+    resize = nn.Upsample(scale_factor=2.0, mode=mode)
+    last = nn.Conv2d(2, 3, kernel, padding=kernel // 2)
+    net = nn.Sequential(nn.Conv2d(3, 2, 3, padding=1), nn.MaxPool2d(2), resize, last).double().eval()
+    mean = connect(load_model(net, image_size=side, mean=(0, 0, 0), std=(1, 1, 1)), "1", "3", phases="mean")
+    maps = torch.zeros(1, 2, 20, 20, dtype=torch.float64)
+    rows = torch.autograd.functional.jacobian(lambda x: last(resize(x))[0, :, 20:22, 20:22], maps)[:, :, :, 0]
+    expected = rows.mean((1, 2))  # rows 20 and 21 both lie over row 10 of the source: nothing is to be shifted
+    torch.testing.assert_close(window_of(mean), window_of(expected), rtol=0, atol=1e-10)
 
 
 def test_one_broken_weight_breaks_only_what_reads_it() -> None:

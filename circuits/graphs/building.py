@@ -57,6 +57,7 @@ def build_graph(
     weight was infinite or NaN). All numbers are finite Python numbers. `significance` adds ``p_value`` and ``q_value``.
 
     No edge is made that is not kept: one pair of layers is in memory at a time. `edge_table` gives all wires as arrays.
+    Without any edge, ``graph.graph["empty"]`` says why.
 
     Raises ``ValueError`` for fewer than two layers, unknown layers, ``keep`` below 1, an unknown ``by``, weights of
     another shape, and what `connect` raises.
@@ -76,6 +77,9 @@ def build_graph(
     for target, found in inputs(model, sources, wires=wires, by=by, keep=keep, progress=progress):
         _add(graph, target, found)
     graph.graph.update(method=method_of(wires), by=by, keep=keep)
+    if not graph.number_of_edges():
+        fed = "no wire has any weight" if any(sources.values()) else "none of these layers feeds another"
+        graph.graph["empty"] = f"{fed}: circuits.flow says what feeds what among {', '.join(sources)}"
     return graph
 
 

@@ -78,10 +78,17 @@ def _check_numbers(what: str, names: tuple[object, ...], attributes: dict[str, A
         if (
             isinstance(value, bool)
             or not isinstance(value, (int, float) if kind is float else int)
-            or not math.isfinite(value)
+            or not _is_finite(value)
         ):
             needed = "a finite number" if kind is float else "a whole number"
             raise ValueError(f"{what} {' -> '.join(map(repr, names))} has {key} {value!r}: it must be {needed}")
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number that no float can hold
+        return False
 
 
 def _check_probabilities(names: tuple[object, ...], attributes: dict[str, Any]) -> None:

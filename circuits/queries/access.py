@@ -39,8 +39,9 @@ def ends(graph: nx.DiGraph[str], source: Unit | str, target: Unit | str) -> Wire
     if start == end:
         raise ValueError(f"source and target are both {start!r}: name two units")
     if not nx.has_path(graph, start, end):
-        turned = "; there is one the other way round" if nx.has_path(graph, end, start) else ""
-        raise ValueError(f"no path leads from {start!r} to {end!r} in this graph{turned}: build it with a larger keep")
+        turned = nx.has_path(graph, end, start)
+        hint = f"one leads from {end!r} to {start!r}" if turned else "build it with a larger keep"
+        raise ValueError(f"no path leads from {start!r} to {end!r} in this graph: {hint}")
     return start, end
 
 
@@ -65,9 +66,12 @@ def copy_of(graph: nx.DiGraph[str], wires: Iterable[Wire], units: Iterable[str],
 def number(graph: nx.DiGraph[str], wire: Wire, key: str) -> float:
     """Give a number of an edge; ``ValueError`` where it is missing, or not finite."""
     value = graph.edges[wire].get(key)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not -math.inf < value < math.inf:
         raise ValueError(not_a_number(wire, key, value))
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise ValueError(f"an edge has a {key} that is too large for a float: circuit graphs hold floats") from error
 
 
 def not_a_number(wire: Wire, key: str, value: Any) -> str:

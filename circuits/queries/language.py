@@ -89,7 +89,8 @@ def rows(result: Any) -> list[dict[str, Any]]:
 def table(result: Any, *, count: int | None = None) -> str:
     """Give the answer to any query as text with aligned columns; an empty one as the sentence that says why.
 
-    ``count`` shows only the first rows, and says how many there are. Of an edge's many numbers those of `COLUMNS` are
+    ``count`` shows only the first rows, and says how many there are. The total of a cut and the counts of a difference
+    stand below. Of an edge's many numbers those of `COLUMNS` are
     shown; `rows` has all.
 
     >>> graph = nx.DiGraph()
@@ -109,7 +110,8 @@ def table(result: Any, *, count: int | None = None) -> str:
     lines = _aligned(keys, shown)
     if len(shown) < len(found):
         lines.append(f"... {len(found)} in all")
-    return "\n".join(lines)
+    notes = result.graph if isinstance(result, nx.DiGraph) else {}
+    return "\n".join([*lines, *(f"{key}: {_cell(notes[key])}" for key in SUMMARIES if key in notes)])
 
 
 def _words(text: str) -> list[str]:
@@ -268,3 +270,6 @@ COLUMNS = (
     "from", "to", "product", "units", "change", "before", "after", "weight", "strength", "share", "contribution",
     "influence", "q_value", "measured", "predicted",
 )  # fmt: skip
+
+# What a query writes into graph.graph about its answer as a whole, and a table shows below.
+SUMMARIES = ("changes", "cut")

@@ -46,7 +46,8 @@ def prune(graph: nx.DiGraph[str], *, share: float = 0.02) -> nx.DiGraph[str]:
 
 
 def influence(graph: nx.DiGraph[str], targets: Targets = None, *, by: Measure = "strength") -> dict[str, float]:
-    """Give how much of the input of ``targets`` passes through each unit, directly or not: unit to influence.
+    """Give how much of the input of ``targets`` passes through each unit, directly or not: unit to influence, largest
+    first.
 
     ``infl = p (A + A^2 + A^3 + ...)`` with ``A[t, s] = |by of s -> t|`` over its sum over the inputs of ``t`` that the
     graph has, and ``p`` the targets' weights, scaled to sum 1: a mapping, equal for several units, and by default
@@ -58,11 +59,11 @@ def influence(graph: nx.DiGraph[str], targets: Targets = None, *, by: Measure = 
     >>> graph = nx.DiGraph()
     >>> graph.add_weighted_edges_from([("a:0", "b:0", 3.0), ("a:1", "b:0", -1.0), ("b:0", "c:0", 2.0)])
     >>> influence(graph, by="weight")
-    {'a:0': 0.75, 'b:0': 1.0, 'a:1': 0.25, 'c:0': 0.0}
+    {'b:0': 1.0, 'a:0': 0.75, 'a:1': 0.25, 'c:0': 0.0}
     """
     wires = _normalized(graph, by)
     found = _influence(wires, _weights(graph, wires, targets))
-    return dict(zip(wires.names, found.tolist(), strict=True))
+    return {wires.names[place]: float(found[place]) for place in np.argsort(-found, kind="stable")}
 
 
 def prune_influence(

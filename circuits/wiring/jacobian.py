@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -21,6 +20,7 @@ from circuits.wiring.crops import (
     window_read,
     with_room,
 )
+from circuits.wiring.phases import averaged, over_place, period
 from circuits.wiring.pulls import Pull, UnboundedError, hull
 from circuits.wiring.reading import Found, Plan, agrees, kinds, plan, position, read, window_of
 from circuits.wiring.rules import RULES, VALUELESS
@@ -39,9 +39,6 @@ from features.models import Model, probe
 
 Phases = Literal["centre", "mean"]
 Run = Callable[..., Segment]
-
-FEWEST = 3  # neighbouring windows that have to agree: two always do
-LONGEST = 16  # positions of the target after which its windows must repeat, for a mean over phases
 
 
 def flow(model: Model, layers: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -327,69 +324,17 @@ def _mean_over_phases(
     """Average the windows of all positions of one period, each shifted by as much as its position is."""
     if len(place) != 2:
         return _read(model, target, planned, place, bounded=bounded)
-    periods = [_period(planned, place, axis, bounded=bounded) for axis in (0, 1)]
-    first = [at - at % period for at, (period, _) in zip(place, periods, strict=True)]
+    periods = [period(planned, place, axis, bounded=bounded) for axis in (0, 1)]
+    first = [at - at % length for at, (length, _) in zip(place, periods, strict=True)]
     parts: dict[str, list[tuple[Tensor, Size]]] = {}
     for y in range(periods[0][0]):
         for x in range(periods[1][0]):
             there = (first[0] + y, first[1] + x)
             for name, each in _found(model, target, planned, there, bounded=bounded).items():
-                over = [_over(at, *periods[axis]) for axis, at in enumerate(there)]
+                over = [over_place(at, *periods[axis]) for axis, at in enumerate(there)]
                 corner = (0, 0) if each.total else (each.start[0] - over[0], each.start[1] - over[1])
                 parts.setdefault(name, []).append((_with_two_axes(each.kernels), corner))
-    return {name: _averaged(windows) for name, windows in parts.items()}
-
-
-def _period(planned: Plan, place: Sequence[int], axis: int, *, bounded: bool) -> tuple[int, int]:
-    """Give after how many positions the target's windows repeat, and how many positions of the source lie between."""
-    rows = _windows_along(planned, place, axis, bounded=bounded)
-    for period in range(1, len(rows) // 2 + 1) if len(rows) >= FEWEST else ():
-        shifts = {_shift(a, b, axis + 2, bounded) for a, b in zip(rows, rows[period:], strict=False)}
-        if len(shifts) == 1 and (shift := shifts.pop()):
-            return period, shift
-    raise ValueError(f"the windows do not repeat within {LONGEST} positions of the target: take phases='centre'")
-
-
-def _windows_along(planned: Plan, place: Sequence[int], axis: int, *, bounded: bool) -> list[dict[str, list[Pull]]]:
-    """Give the windows of neighbouring positions, on a map with borders of those that reach none."""
-    middle, side = place[axis], planned.segment.output.shape[axis + 2]
-    places = range(max(0, middle - LONGEST), min(side, middle + LONGEST)) if bounded else range(2 * LONGEST)
-    lines = [[*place[:axis], at, *place[axis + 1 :]] for at in places]
-    rows = [window_of(planned, line, bounded=bounded) for line in lines]
-    return [row for row in rows if not bounded or not _clipped(planned, row, axis + 2)]
-
-
-def _clipped(planned: Plan, row: dict[str, list[Pull]], axis: int) -> bool:
-    sides = {name: leaf.shape[axis] for name, leaf in planned.segment.leaves.items()}
-    return any(pull.start[axis] <= 0 or pull.stop[axis] >= sides[name] for name, pulls in row.items() for pull in pulls)
-
-
-def _shift(first: dict[str, list[Pull]], second: dict[str, list[Pull]], axis: int, windows_alone: bool) -> int:
-    """Give by how much the windows of all sources moved along an axis; 0 where they did not or are others now."""
-    shifts = set()
-    for name, before in first.items():
-        after = second[name]
-        if not (len(before) == len(after) == 1 and before[0].data.shape == after[0].data.shape):
-            return 0
-        if not (windows_alone or torch.allclose(before[0].data, after[0].data, rtol=1e-3, atol=1e-6)):
-            return 0
-        shifts.add(after[0].start[axis] - before[0].start[axis])
-    return shifts.pop() if len(shifts) == 1 else 0
-
-
-def _over(at: int, period: int, shift: int) -> int:
-    """Give the position of the source that a position of the target lies over."""
-    return math.floor((2 * at + 1) * shift / (2 * period))
-
-
-def _averaged(windows: Sequence[tuple[Tensor, Size]]) -> Tensor:
-    start = [min(corner[axis] for _, corner in windows) for axis in (0, 1)]
-    stop = [max(corner[axis] + kernels.shape[axis + 2] for kernels, corner in windows) for axis in (0, 1)]
-    total = windows[0][0].new_zeros(*windows[0][0].shape[:2], stop[0] - start[0], stop[1] - start[1])
-    for kernels, (y, x) in windows:
-        y, x = y - start[0], x - start[1]
-        total[:, :, y : y + kernels.shape[2], x : x + kernels.shape[3]] += kernels
-    return total / len(windows)
+    return {name: averaged(windows) for name, windows in parts.items()}
 
 
 def _in_order(model: Model, layers: Iterable[str]) -> list[str]:

@@ -94,11 +94,9 @@ def run_all(model: Model, layers: Sequence[str], images: Tensor) -> dict[str, Se
 
 def _why_not(model: Model, source: str, target: str, cut: Collection[str], used: Collection[str]) -> str:
     """Say what lies between two layers of which the first does not feed the second."""
-    if not runs_before(model, source, target):
-        return (
-            f"it runs after it; {target!r} feeds {source!r}" if _reaches(model, target, source) else "it runs after it"
-        )
-    if not _reaches(model, source, target):
+    if not runs_before(model, source, target) and _reaches(model, target, source):
+        return f"{target!r} feeds {source!r}"
+    if not runs_before(model, source, target) or not _reaches(model, source, target):
         return "no path leads from the one to the other"
     held = _held_between(model, source, target, cut)
     if held:

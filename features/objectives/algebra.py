@@ -28,7 +28,8 @@ class Objective:
     picture itself) and ``name`` is what it is called in results. Objectives add, subtract and multiply with each other
     and with numbers, picture by picture; the result is an objective whose name says so.
 
-    ``unit`` is set on the objective `channel` makes, so that many of one layer are read at once. ``edits`` says what is
+    ``unit`` is set on the objective `channel` makes, so that many of one layer are read at once, and ``peak`` on one
+    about a place of a unit: a picture is graded by the largest activation of either. ``edits`` says what is
     done to layers while they are read, for all terms of a sum (see `through`). ``joint`` says that the score of a
     picture depends on the others of its group too (see `diversity`); that of any other objective does not.
 
@@ -47,6 +48,7 @@ class Objective:
     unit: Unit | None = None
     edits: Mapping[str, Edit] = field(default_factory=dict, hash=False)
     joint: bool = False
+    peak: Unit | None = None
 
     def __call__(self, read: Callable[[str], Tensor]) -> Tensor:
         """Give the loss of pictures whose layers ``read(layer)`` gives: minus their mean score, one number.
@@ -78,7 +80,7 @@ class Objective:
 
     def __neg__(self) -> Objective:
         score = self.score
-        return replace(self, score=lambda given: -score(given), name=f"-{_closed(self.name)}", unit=None)
+        return replace(self, score=lambda given: -score(given), name=f"-{_closed(self.name)}", unit=None, peak=None)
 
 
 def _combined(

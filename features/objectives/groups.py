@@ -103,7 +103,7 @@ def member(objective: Objective, index: int) -> Objective:
         return torch.cat([own.new_zeros(index), own, own.new_zeros(count - index - 1)])
 
     name = f"({objective.name} for picture {index})"
-    return dataclasses.replace(objective, score=score, name=name, unit=None, joint=True)
+    return dataclasses.replace(objective, score=score, name=name, unit=None, joint=True, peak=None)
 
 
 def interpolation(first: Objective, last: Objective) -> Objective:

@@ -52,7 +52,7 @@ def neuron(unit: Unit | str, position: Position | None = None) -> Objective:
     def score(activations: Mapping[str, Tensor]) -> Tensor:
         return at(of_channel(activations, unit), place, unit.layer)
 
-    return Objective(score, (unit.layer,), f"{unit} {spelled(place)}")
+    return Objective(score, (unit.layer,), f"{unit} {spelled(place)}", peak=unit)
 
 
 def energy(layer: str) -> Objective:

@@ -73,9 +73,10 @@ def cppn(
 
     ``depth`` layers of ``width`` with the activation ``[atan(x) / 0.67, atan(x)^2 / 0.6]``, then one that starts at 0,
     so that the first picture is grey. The longer side spans ±√3. The weights are ``gain`` times the numbers that are
-    optimized, so that the steps that suit `fourier` suit a network too. Use it without transforms. For the gradient it
-    keeps about ``12 width depth`` bytes per pixel and picture (117 MB at 224 x 224), and a step takes as long as that
-    of a small vision network. ``size`` and ``colours`` are as in `fourier`.
+    optimized, so that the rates that suit `fourier` suit a network too. Use it without transforms and take 200 steps or
+    more: the first find a place and a colour. For the gradient it keeps about ``12 width depth`` bytes per pixel and
+    picture (117 MB at 224 x 224), and a step takes as long as that of a small vision network. ``size`` and ``colours``
+    are as in `fourier`.
 
     >>> image = cppn(16).sized(3, (64, 64))
     >>> image.picture(image.start([torch.Generator().manual_seed(0)])).unique()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from features.models import Model, probe
+from features.visualization.striding import is_few, strided
 
 # How far, relative to the layer's largest value, the folded network's reading may be from the plain one's. Folding
 # changes the order of float32 roundings (1e-6); a wrong fold changes everything.
@@ -58,7 +59,10 @@ class Folded(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func is F.conv2d and len(args) >= 3 and id(args[1]) in self.weights:
-            return func(args[0], *self.weights[id(args[1])], *args[3:], **kwargs)
+            weight, bias = self.weights[id(args[1])]
+            if not kwargs and is_few(args[0], weight, args[3:]):
+                return strided(args[0], weight, bias, *args[3:5])
+            return func(args[0], weight, bias, *args[3:], **kwargs)
         if func is F.batch_norm and len(args) >= 2 and id(args[1]) in self.passed:
             return args[0]
         return func(*args, **kwargs)

@@ -80,7 +80,7 @@ def grade(
     scores = score(activations).detach()
     peaks = torch.full_like(scores, math.nan)
     for row in range(len(images)):
-        unit = objectives[row // count].unit
+        unit = objectives[row // count].unit or objectives[row // count].peak
         if unit is not None:
             peaks[row] = activations[unit.layer][row, unit.channel].max()
     spread = _spread(activations[layer], count) if count > 1 and layer != INPUT else torch.full_like(scores, math.nan)
@@ -94,9 +94,9 @@ def verdict(
 ) -> str:
     """Give the verdict on a picture; the first of these that holds:
 
-    - ``dead``: no gradient reached the picture to the end, not even past its ReLUs, its score is not above 0 and has not
-      risen since the start, which was not above 0 either, and no ``natural`` example is known to excite the unit. Of a
-      unit that never fires there is nothing to see.
+    - ``dead``: no gradient reached the picture to the end, not even past its ReLUs; its score has not risen since the
+      start and neither is above 0; and no ``natural`` example is known to excite the unit. Of a unit that never fires
+      there is nothing to see.
     - ``weak``: at its peak the unit is excited less than half as much as by its strongest natural example (``ratio``
       below `STRONG`), or no more than by the noise that the picture was made from (``start``).
     - ``adversarial``: under transforms that it was not made with, less than 0.6 of the score is left (`ROBUST`): it
@@ -124,7 +124,8 @@ def strongest(model: Model, examples: Known, objectives: Sequence[Objective]) ->
         raise TypeError(f"examples is {type(examples).__name__}: give what find_examples gives")
     if examples.digest != model.digest:
         raise ValueError(f"the examples are of other weights than {model.name}'s: find them again with this model")
-    values = [math.nan if each.unit is None else float(examples[each.unit].maximum) for each in objectives]
+    units = [each.unit or each.peak for each in objectives]
+    values = [math.nan if unit is None else float(examples[unit].maximum) for unit in units]
     return np.array(values, np.float32)
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Real
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, SupportsFloat, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -185,10 +184,10 @@ def _of_unit_size(gradient: Tensor) -> Tensor:
     return gradient / size.reshape(-1, *[1] * (gradient.ndim - 1))
 
 
-def _check_rate(rate: float) -> None:
-    if isinstance(rate, bool) or not isinstance(rate, Real):
+def _check_rate(rate: Any) -> None:
+    if isinstance(rate, bool) or not isinstance(rate, SupportsFloat):
         raise TypeError(f"rate is {type(rate).__name__}: give a number above 0, as in optimizer=adam(0.05)")
-    if not (0 < rate < math.inf):
+    if not (0 < float(rate) < math.inf):
         raise ValueError(f"rate is {rate!r}: give a finite number above 0")
 
 

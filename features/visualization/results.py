@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,10 @@ class Visualization:
 
     def __len__(self) -> int:
         return len(self.units)
+
+    def __iter__(self) -> Iterator[str]:
+        """Give the names, as a mapping does."""
+        return iter(self.units)
 
     def __contains__(self, unit: object) -> bool:
         return isinstance(unit, (Unit, str)) and str(unit) in self.units

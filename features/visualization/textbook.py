@@ -38,11 +38,11 @@ def ascend(
     nothing else.
 
     No transforms, no decorrelation, no momentum, no penalty: what the first chapter of every course does. It starts
-    from uniform noise about grey (of ``size``, the network's without it), or from your ``picture`` ``(h, w, 3)``, as a
-    tensor ``(channels, h, w)``, in [0, 1]; without ``normalized`` the step is ``rate g``. Every step is kept: ``result.sequence(unit)`` is the
-    optimization as pictures, ``result.animate("film.gif")`` as a film, ``result.to_image()`` the grid of all. The
-    pictures are noisier than those of `visualize`, their robustness lower, and their verdict often says so: compare
-    them. ``what``, ``seed`` and errors are as in `visualize`.
+    from uniform noise about grey (of ``size``, the network's without it), or from your ``picture`` ``(h, w, 3)``,
+    as a tensor ``(channels, h, w)``, in [0, 1]; without ``normalized`` the step is ``rate g``. Every step is kept:
+    ``result.sequence(unit)`` is the optimization as pictures, ``result.animate("film.gif")`` as a film,
+    ``result.to_image()`` the grid of all. The pictures are noisier than those of `visualize`, their robustness
+    lower, and their verdict often says so: compare them. ``what``, ``seed`` and errors are as in `visualize`.
 
     >>> from features.models import load_model
     >>> filters = ascend(load_model("sketches"), [f"conv2d1:{i}" for i in range(4)], steps=2, progress=False)
