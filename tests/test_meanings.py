@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from circuits.meanings import FEWEST, _discoveries, polysemanticity, read_polysemanticity, write_polysemanticity
+from circuits.meanings import FEWEST, polysemanticity, read_polysemanticity, write_polysemanticity
+from circuits.meanings.judging import _discoveries
 from features.examples import Examples, LayerExamples, find_examples
 from features.models import Model, load_model
 

@@ -43,6 +43,9 @@ class Evidence:
         except ValueError as error:
             raise NotTestable(str(error)) from error
 
+    def units(self, names: str | Sequence[str]) -> list[Unit]:
+        return [self.unit(name) for name in ([names] if isinstance(names, str) else names)]
+
     def kernels(self, source: str, target: str) -> Tensor:
         """Give the wires between two layers, ``(o, i, kh, kw)``, as `connect` does."""
         if (source, target) not in self.kernels_of:

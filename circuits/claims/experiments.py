@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -22,18 +22,12 @@ SHARE = 0.5  # of a unit's examples, where a claim does not say how many
 
 def polysemantic(evidence: Evidence, given: Given) -> Outcome:
     """Check that the unit is flagged: its examples fall into groups further apart than the null allows."""
-    unit = evidence.unit(given["unit"])
-    found = evidence.meanings()[unit]
-    _decided(found.verdict)
-    return found.verdict == "polysemantic", {"verdict": found.verdict, "meanings": found.meanings, "p": found.p}
+    return _means_as_said(evidence, given, "polysemantic")
 
 
 def monosemantic(evidence: Evidence, given: Given) -> Outcome:
     """Check that the unit is not flagged, and that there was enough to decide."""
-    unit = evidence.unit(given["unit"])
-    found = evidence.meanings()[unit]
-    _decided(found.verdict)
-    return found.verdict == "monosemantic", {"verdict": found.verdict, "meanings": found.meanings, "p": found.p}
+    return _means_as_said(evidence, given, "monosemantic")
 
 
 def responds(evidence: Evidence, given: Given) -> Outcome:
@@ -70,13 +64,13 @@ def raises(evidence: Evidence, given: Given) -> Outcome:
 
 
 def costs(evidence: Evidence, given: Given) -> Outcome:
-    """Check that without the units the network names fewer pictures right, by at least ``points`` per cent of them."""
-    units = _named(evidence, given["units"])
+    """Check that with the units at their mean the network names ``points`` per cent fewer pictures right, or more."""
+    units = evidence.units(given["units"])
     images, labels = evidence.images()
     if not bool((labels >= 0).any()) or evidence.model.layers[-1].channels <= int(labels.max()):
         raise NotTestable("the dataset's labels are not those of the network")
     before = _right(evidence, images, labels)
-    with ablate(evidence.model, [str(unit) for unit in units]):
+    with ablate(evidence.model, units, value="mean", images=images):
         after = _right(evidence, images, labels)
     lost = 100 * (before - after)
     return lost >= given["points"], {"before": before, "after": after, "points": lost, "pictures": len(images)}
@@ -84,11 +78,11 @@ def costs(evidence: Evidence, given: Given) -> Outcome:
 
 def _moves(evidence: Evidence, given: Given, sign: float) -> Outcome:
     """Hold the units at their mean and look where they fire most: what the mean over positions of the target does."""
-    units, target = _named(evidence, given["units"]), evidence.unit(given["target"])
+    units, target = evidence.units(given["units"]), evidence.unit(given["target"])
     images, _ = evidence.images()
     shown = images[_most_active(evidence, units, images)]
     clean = _means(evidence, [target], shown)[:, 0]
-    with ablate(evidence.model, [str(unit) for unit in units], value=_constants(evidence, units, images)):
+    with ablate(evidence.model, units, value="mean", images=images):
         without = _means(evidence, [target], shown)[:, 0]
     counts = (clean != 0) | (without != 0)
     change = (without - clean)[counts]
@@ -104,11 +98,6 @@ def _most_active(evidence: Evidence, units: Sequence[Unit], images: Tensor) -> T
     """Give the places of the quarter of the pictures on which the units fire most."""
     total = _means(evidence, units, images).sum(1)
     return total.argsort(descending=True, stable=True)[: max(FEWEST, len(images) // 4)]
-
-
-def _constants(evidence: Evidence, units: Sequence[Unit], images: Tensor) -> dict[str, float]:
-    means = _means(evidence, units, images).mean(0).tolist()
-    return {str(unit): mean for unit, mean in zip(units, means, strict=True)}
 
 
 def _means(evidence: Evidence, units: Sequence[Unit], images: Tensor) -> Tensor:
@@ -128,10 +117,9 @@ def _right(evidence: Evidence, images: Tensor, labels: Tensor) -> float:
     return float((guesses == labels)[labels >= 0].double().mean())
 
 
-def _named(evidence: Evidence, names: str | Iterable[str]) -> list[Unit]:
-    return [evidence.unit(name) for name in ([names] if isinstance(names, str) else names)]
-
-
-def _decided(verdict: str) -> None:
-    if verdict in {"dead", "undecided"}:
-        raise NotTestable(f"too few examples to decide: the unit is {verdict} on this dataset")
+def _means_as_said(evidence: Evidence, given: Given, verdict: str) -> Outcome:
+    unit = evidence.unit(given["unit"])
+    found = evidence.meanings()[unit]
+    if found.verdict in {"dead", "undecided"}:
+        raise NotTestable(f"too few examples to decide: the unit is {found.verdict} on this dataset")
+    return found.verdict == verdict, {"verdict": found.verdict, "meanings": found.meanings, "p": found.p}

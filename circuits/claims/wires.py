@@ -65,7 +65,7 @@ def mirrored(evidence: Evidence, given: Given) -> Outcome:
     of the layer reach it in place of the second.
     """
     target = evidence.unit(given["target"])
-    groups = [_units(evidence, group) for group in given["sources"]]
+    groups = [evidence.units(group) for group in given["sources"]]
     if len({unit.layer for group in groups for unit in group}) != 1:
         raise NotTestable("mirror images are looked for among units of one layer")
     one, other = (torch.stack([evidence.kernel(unit, target) for unit in group]).sum(0) for group in groups)
@@ -84,8 +84,8 @@ def opposed(evidence: Evidence, given: Given) -> Outcome:
     The mean cosine between the groups' summed kernels, each without its mean, is below 0, and few pairs of groups drawn
     from the layer in order (the i-th unit and those after it) reach it.
     """
-    groups = [_units(evidence, group) for group in given["sources"]]
-    targets = _units(evidence, given["targets"])
+    groups = [evidence.units(group) for group in given["sources"]]
+    targets = evidence.units(given["targets"])
     layer = groups[0][0].layer
     stacks = torch.stack([_centred(evidence.kernels(layer, target.layer)[target.channel]) for target in targets])
     if stacks[0, 0].numel() < 2:
@@ -100,7 +100,7 @@ def opposed(evidence: Evidence, given: Given) -> Outcome:
 
 def out_of(evidence: Evidence, given: Given) -> Outcome:
     """Check that every one of the units is fed by the module ``branch``, of all that make up their layer."""
-    units = _units(evidence, given["units"])
+    units = evidence.units(given["units"])
     try:
         branch = evidence.model.layer(given["branch"]).name
     except ValueError as error:
@@ -158,10 +158,6 @@ def _wire(evidence: Evidence, given: Given) -> tuple[Unit, Unit]:
 def _rows(evidence: Evidence, source: Unit, target: Unit) -> Tensor:
     """Give the kernels of the whole layer of ``source`` on ``target``, ``(i, kh, kw)``."""
     return evidence.kernels(source.layer, target.layer)[target.channel]
-
-
-def _units(evidence: Evidence, names: str | Sequence[str]) -> list[Unit]:
-    return [evidence.unit(name) for name in ([names] if isinstance(names, str) else names)]
 
 
 def _share(values: Sequence[float], reached: float) -> float:
