@@ -146,6 +146,16 @@ def test_the_chance_of_a_wire_is_its_rank_among_the_layers_units(model: Model) -
     assert figures["p"] == pytest.approx(float((sums >= sums[0]).double().mean()))
 
 
+def test_the_least_of_all_inhibitors_does_not_excite() -> None:
+    """Being first among the layer's units is not enough: the weights must add up to more than 0."""
+    net = Planted()
+    with torch.no_grad():
+        net.high.weight.copy_(-torch.arange(1.0, CHANNELS + 1)[None, :, None, None].expand(2, -1, 3, 3))
+    model = load_model(net.eval(), name="inhibiting", image_size=8, mean=(0.0,), std=(1.0,), labels=())
+    assert verdict(model, "excites", source="low:0", target="high:0") == "failed"
+    assert verdict(model, "inhibits", source=f"low:{CHANNELS - 1}", target="high:0") == "held"
+
+
 @pytest.mark.parametrize("kind", ["excites", "inhibits", "strongest"])
 def test_random_wires_rarely_hold(kind: str) -> None:
     """Among wires of random weights one in ten is among the strongest tenth."""

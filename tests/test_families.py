@@ -18,6 +18,7 @@ from circuits.families import (
     kernel_families,
     transform_between,
 )
+from circuits.families.grouping import group, variants
 from circuits.families.nouns import wrapped
 from circuits.motifs import equivariance, recoloured, warped
 from features.models import Model, load_model, probe
@@ -283,3 +284,19 @@ def test_bad_input_is_refused_with_a_sentence(sketches: Model) -> None:
     ):
         with pytest.raises(ValueError, match=says):
             call()
+
+
+def test_true_copies_are_not_gathered_by_a_unit_that_many_are_loosely_like() -> None:
+    """Units 0 to 2 are copies of each other; 3 is like all of 0, 4, 5, 6 and 7 by 0.62, as random filters are."""
+    count = 8
+    similarity = np.zeros((1, count, count))
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        similarity[0, one, other] = similarity[0, other, one] = 1.0
+    for other in (0, 4, 5, 6, 7):
+        similarity[0, 3, other] = similarity[0, other, 3] = 0.62
+    names = [f"layer:{number}" for number in range(count)]
+    found = group(
+        "layer", names, similarity, variants(360, False, (), ()), np.zeros(99), least=0.6, level=0.05, method="test"
+    )
+    assert found[0].units[0] == "layer:0"
+    assert set(found[0].units) == {"layer:0", "layer:1", "layer:2", "layer:3"}  # 3 is like 0, and comes last

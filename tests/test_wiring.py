@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -644,6 +646,22 @@ def test_a_transpose_that_lies_is_found_out(node: str, monkeypatch: pytest.Monke
     ((_, _, weights),) = connections(model, pair)
     torch.testing.assert_close(weights, expected, rtol=0, atol=1e-12)
     assert calls
+
+
+def test_a_transpose_that_lies_by_a_hundredth_is_found_out_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tolerance there is for orders of summation, not for wrong numbers."""
+    model = tiny_model("residual")
+    model = replace(model, net=copy.deepcopy(model.net).float())
+    expected, true = connect(model, "stem", "layer1.0"), TRANSPOSES["ConvolutionBackward0"]
+    monkeypatch.setattr(jacobian_module, "connect_by_autograd", connect_by_autograd)
+
+    def lying(step: Step, pull: Pull) -> list[tuple[int, Pull]]:
+        return [
+            (number, Pull(part.rows, 1.01 * part.data, part.start, part.diagonal)) for number, part in true(step, pull)
+        ]
+
+    monkeypatch.setitem(TRANSPOSES, "ConvolutionBackward0", lying)
+    torch.testing.assert_close(connect(model, "stem", "layer1.0"), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("node", sorted(TRANSPOSES.keys() - {"JoinedBackward"}))
