@@ -7,13 +7,15 @@ import io
 import math
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from features.records import write_atomically
 
@@ -23,6 +25,11 @@ Box: TypeAlias = tuple[int, int, int, int]
 # Vermillion and blue of Okabe and Ito's colour-blind-safe palette (2008); zero is white.
 POSITIVE = np.array([213, 94, 0]) / 255
 NEGATIVE = np.array([0, 114, 178]) / 255
+
+# How the filters of `strict_decoding` are known among others: by the very text of their patterns, which match anything.
+STRICT_MESSAGE, STRICT_MODULE = "(?s:.*)", r"PIL(\..*)?$"
+_STRICT: list[None] = []
+_STRICT_LOCK = Lock()
 
 # How far outside [0, 1] a value may lie and still be float noise; it is then clipped.
 NOISE = 1e-3
@@ -112,18 +119,49 @@ def read_picture(path: str | os.PathLike[str]) -> Picture:
 def open_image(path: str | os.PathLike[str]) -> Image.Image:
     """Give Pillow's image of the file ``path``, decoded whole and closed; errors as in `read_picture`."""
     path = Path(path)
-    blob = path.read_bytes()
+    return decode_image(path.read_bytes(), str(path))
+
+
+def decode_image(blob: bytes, name: str) -> Image.Image:
+    """Give Pillow's image of an encoded file's bytes, decoded whole; ``name`` is how errors call it, which are those of
+    `read_picture`.
+    """
     if not blob:
-        raise ValueError(f"'{path}' is no picture: it is empty")
+        raise ValueError(f"'{name}' is no picture: it is empty")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            warnings.simplefilter("ignore", UserWarning)  # Pillow warns of odd metadata, which the pixels do not need
+        with strict_decoding():
             image = Image.open(io.BytesIO(blob), formats=READABLE)
             image.load()
         return image
+    except UnidentifiedImageError as error:  # whose own words give an address in memory, other at each run
+        raise ValueError(f"'{name}' is no picture that can be read: its bytes are of no known form") from error
     except Exception as error:  # a damaged file makes Pillow's decoders raise nearly anything
-        raise ValueError(f"'{path}' is no picture that can be read: {error}") from error
+        raise ValueError(f"'{name}' is no picture that can be read: {error}") from error
+
+
+@contextmanager
+def strict_decoding() -> Iterator[None]:
+    """While it lasts, Pillow raises ``DecompressionBombWarning`` instead of warning, and is quiet about odd metadata.
+
+    For threads as well, any number at once: `warnings.catch_warnings` would put back at the end of one what another had
+    set. Other filters are left as they are. (The pixels do not need the metadata.)
+    """
+    with _STRICT_LOCK:
+        _STRICT.append(None)
+        if len(_STRICT) == 1:
+            for action, category in (("ignore", UserWarning), ("error", Image.DecompressionBombWarning)):
+                warnings.filterwarnings(action, STRICT_MESSAGE, category, module=STRICT_MODULE)  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        with _STRICT_LOCK:
+            _STRICT.pop()
+            if not _STRICT:
+                warnings.filters[:] = [each for each in warnings.filters if not _is_strict(each)]  # type: ignore[index]
+
+
+def _is_strict(entry: Any) -> bool:
+    return getattr(entry[1], "pattern", None) == STRICT_MESSAGE and getattr(entry[3], "pattern", None) == STRICT_MODULE
 
 
 def resize(picture: ArrayLike, size: int | tuple[int, int]) -> Picture:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import networkx as nx
@@ -70,6 +74,49 @@ def _slow_row(
     box = (max(y0, 0), max(x0, 0), min(y1, height), min(x1, width))
     vector = [float(values[(other, *place)]) for other in range(len(values))]
     return value, index, label, (int(position[0]), int(position[1])), box, vector
+
+
+def slow_pools(model: Model, dataset: Any, layer: str, count: int, classes: int) -> dict[str, np.ndarray]:
+    """What the same says of means over positions, of classes, and of a sample that holds every image."""
+    described = model.layer(layer)
+    labels = [dataset[index][1] for index in range(len(dataset))]
+    values = []
+    for index in range(len(dataset)):
+        with torch.no_grad(), probe(model, layer) as activations:
+            model(dataset[index][0][None])
+            values.append(activations[layer][0].double().numpy())
+    columns = ("value", "image", "label", "position", "box")
+    found: dict[str, list[Any]] = {f"{side}{name}": [] for side in ("mean_", "mean_bottom_") for name in columns}
+    found |= {name: [] for name in ("class_mean", "sample_value", "sample_position", "field")}
+    for channel in range(described.channels):
+        means = [math.fsum(value[channel].flatten().tolist()) / value[channel].size for value in values]
+        peaks = [float(value[channel].max()) for value in values]
+        ascending = sorted((mean, index) for index, mean in enumerate(means))
+        descending = sorted((-mean, index) for index, mean in enumerate(means))
+        if min(float(value[channel].min()) for value in values) >= 0:
+            descending = [(mean, index) for mean, index in descending if mean < 0]
+        places = [
+            _slow_row(described, values[index], channel, peaks[index], index, labels[index], model)
+            for index in range(len(values))
+        ]
+        for side, order in (("mean_", descending), ("mean_bottom_", ascending)):
+            rows = [(means[index], *places[index][1:5]) for _, index in order[:count]]
+            rows += [(math.nan, -1, -1, (0, 0), (0, 0, 0, 0))] * (count - len(rows))
+            for name, column in zip(columns, zip(*rows, strict=True), strict=True):
+                found[f"{side}{name}"].append(column)
+        by_class = [
+            [mean for mean, label in zip(means, labels, strict=True) if label == each] for each in range(classes)
+        ]
+        found["class_mean"].append([math.fsum(each) / len(each) if each else math.nan for each in by_class])
+        found["sample_value"].append(peaks)
+        found["sample_position"].append([place[3] for place in places])
+        best = sorted(range(len(peaks)), key=lambda index: (-peaks[index], index))[:count]
+        found["field"].append([_slow_field(described, places[index][3], model) for index in best])
+    return {name: np.array(column) for name, column in found.items()}
+
+
+def _slow_field(layer: Layer, position: tuple[int, int], model: Model) -> tuple[int, int, int, int]:
+    return (0, 0, *model.image_size) if layer.field is None or len(layer.shape) != 3 else layer.field.box(position)
 
 
 # Activations and models: every module's forward wrapped by hand; receptive fields as the pixels that have a gradient.
@@ -701,3 +748,69 @@ def slow_blur(plane: np.ndarray, sd: float) -> np.ndarray:
         for x in range(plane.shape[1]):
             result[y, x] = sum(w * padded[y + reach + dy, x + reach + dx] for (dy, dx), w in weights.items())
     return result / sum(weights.values())
+
+
+# Stores of examples: the files and tables themselves.
+
+
+def store_contents(folder: Path) -> dict[str, str]:
+    """Give a digest of everything in a store by name, of databases by table: schema and rows; without provenance and
+    locks, which tell who made it and when.
+    """
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_dir() or name.startswith("lock") or name.endswith(("-wal", "-shm")):
+            continue
+        if path.suffix != ".sqlite":
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+            continue
+        with closing(sqlite3.connect(path)) as base:
+            for kind, table, sql in base.execute("SELECT type, name, sql FROM sqlite_master ORDER BY name").fetchall():
+                rows = base.execute(f"SELECT * FROM {table}").fetchall() if kind == "table" else []
+                if table != "provenance":
+                    found[f"{name}/{table}"] = hashlib.sha256(repr((sql, rows)).encode()).hexdigest()
+    return found
+
+
+# Loading: a plain loop.
+
+
+def slow_batches(dataset: Any, intake: Any, indices: Any, batch: int) -> list[Any]:
+    """Read ``indices`` one after the other in runs of ``batch``: `features.examples.loading.batches`."""
+    found = []
+    for start in range(0, len(indices), batch):
+        span = indices[start : start + batch]
+        images, kept, labels, skipped = [], [], [], []
+        for index in span:
+            try:
+                item = dataset[index]
+            except (OSError, ValueError, SyntaxError) as error:
+                skipped.append((index, f"{type(error).__name__}: {error}"))
+                continue
+            image, label = item if isinstance(item, tuple) and len(item) == 2 else (item, -1)
+            images.append(image.clone() if isinstance(image, torch.Tensor) else torch.tensor(np.asarray(image)))
+            kept.append(index)
+            labels.append(int(label))
+        empty = torch.zeros(0, intake.channels, *intake.image_size)
+        stacked = (torch.stack(images) if images else empty).to(intake.dtype)
+        longs = [torch.tensor(each, dtype=torch.int64) for each in (kept, labels)]
+        found.append(
+            SimpleNamespace(images=stacked, indices=longs[0], labels=longs[1], skipped=tuple(skipped), span=span)
+        )
+    return found
+
+
+# Splitting: weight times activation, place by place.
+
+
+def window_products(conv: Any, activations: np.ndarray, channel: int, position: np.ndarray) -> np.ndarray:
+    """Give (n, i): what each input of a convolution with stride 1 gives to one channel at one place of each image."""
+    weight, (pad_y, pad_x) = conv.weight.detach().numpy()[channel], conv.padding
+    found = np.zeros(activations.shape[:2])
+    for n, (y, x) in enumerate(position.tolist()):
+        for i, row, column in np.ndindex(weight.shape):
+            at_y, at_x = y + row - pad_y, x + column - pad_x
+            if 0 <= at_y < activations.shape[2] and 0 <= at_x < activations.shape[3]:
+                found[n, i] += weight[i, row, column] * activations[n, i, at_y, at_x]
+    return found

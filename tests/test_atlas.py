@@ -8,6 +8,8 @@ import json
 import re
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
+from html import unescape
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -26,6 +28,8 @@ from circuits.atlas.pages import circuit_of
 from circuits.atlas.views import crop_style
 from circuits.diagrams.texts import shown
 from circuits.graphs import build_graph
+from circuits.meanings import Polysemanticity, layer_overview, read_polysemanticity, reason
+from features.examples import read_examples
 from features.models import Model, load_model
 
 TINY_UNIT = "relu2:3"
@@ -201,6 +205,61 @@ def test_a_crop_shows_its_box_and_the_mark_frames_it(box: tuple[int, int, int, i
         assert frame[0] / style["o" + length] == pytest.approx(low / whole, abs=1e-4)
         assert frame[1] / style["o" + length] == pytest.approx((high - low) / whole, abs=1e-4)
     assert max(style["ow"], style["oh"]) == pytest.approx(1)
+
+
+def test_a_flagged_unit_shows_why_its_groups_and_their_shares_and_layers_are_seen_at_a_glance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = measures.polysemanticity
+    minor = np.array([0] * 9 + [1] * 3)
+
+    def flagging(*args: Any, **options: Any) -> Polysemanticity:
+        found = real(*args, **options)
+        here = np.array([unit == TINY_UNIT for unit in found.units])
+        groups = np.where(here[:, None], minor, np.where(found.groups >= 0, 0, -1))
+        said = [
+            "polysemantic" if mine else verdict if verdict in ("dead", "diffuse") else "monosemantic"
+            for mine, verdict in zip(here, found.verdicts, strict=True)
+        ]
+        meanings = np.where(here, 2, 1)
+        return replace(found, flag=here, groups=groups, verdicts=tuple(said), meanings=meanings)
+
+    monkeypatch.setattr(measures, "polysemanticity", flagging)
+    index = write_tiny_atlas(tmp_path / "atlas")
+    model, folder = tiny_model("plain"), index.parent
+    judged = read_polysemanticity(folder / "data" / "meanings")
+    page = text_of(folder / "units" / "relu2" / "3.html")
+    words = re.search(r'<p class="verdict several">(.*?)</p>', page, re.DOTALL)
+    assert words is not None and unescape(words[1]) == shown(reason(judged, TINY_UNIT), 400)
+    notes = re.findall(r'<h3>(Meaning \d) <span class="soft">(\d+ of the 12 strongest examples \(\d+%\))', page)
+    assert notes == [
+        ("Meaning 1", "9 of the 12 strongest examples (75%)"), ("Meaning 2", "3 of the 12 strongest examples (25%)")
+    ]  # fmt: skip
+    body = page[page.index("<h3>Meaning 1") : page.index("What lowers it most")]
+    numbers = [int(number) for number in re.findall(r'<img src="../../examples/(\d+).webp"', body)]
+    examples = read_examples(folder / "data" / "examples")[TINY_UNIT]
+    assert numbers == examples.image[[*np.flatnonzero(minor == 0), *np.flatnonzero(minor == 1)]].tolist()
+    other = text_of(folder / "units" / "relu2" / "2.html")
+    assert "<h3>Meaning" not in other and 'class="verdict several"' not in other
+    layer = text_of(folder / "layers" / "relu2.html")
+    share = 100 / model.layer("relu2").channels
+    for text in (layer, text_of(index)):
+        bars = re.findall(r'<span class="share-polysemantic" style="width:([\d.]+)%"', text)
+        assert [float(width) for width in bars] == pytest.approx([share], rel=1e-3)
+    summary = next(
+        each
+        for each in layer_overview(judged, read_examples(folder / "data" / "examples")).layers
+        if each.layer == "relu2"
+    )
+    assert f"show {summary.meanings} meanings, {summary.features} of them different" in layer
+    assert f"<td>{summary.units}</td><td>{summary.features}</td>" in text_of(index)
+
+
+def test_without_a_dataset_nothing_is_said_of_superposition(tmp_path: Path) -> None:
+    model = tiny_model("plain")
+    index = write_atlas(model, None, tmp_path / "atlas", layers=TINY_LAYERS, steps=STEPS, progress=False)
+    assert "Superposition at a glance" not in text_of(index)
+    assert 'class="shares"' not in text_of(index.parent / "layers" / "relu2.html")
 
 
 def test_pages_have_a_policy_a_language_and_one_copy_of_plotly(atlas: Path) -> None:

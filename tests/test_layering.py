@@ -38,7 +38,9 @@ ROOMS = [
     "circuits.families",
     "circuits.claims",
     "circuits.diagrams",
+    "circuits.explanations",
     "circuits.atlas",
+    "circuits.commands",
     "circuits.__main__",
 ]
 FILES = sorted(path for package in ("features", "circuits") for path in (ROOT / package).rglob("*.py"))

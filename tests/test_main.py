@@ -6,9 +6,11 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from circuits import __main__ as cli
@@ -17,7 +19,9 @@ from circuits.claims import Claim, Story, write_claims
 from circuits.graphs import MEASURES, build_graph, load_graph
 from circuits.motifs import MOTIFS
 from circuits.queries import QUERIES, upstream
-from features.examples import FolderImages
+from features.examples import FolderImages, contact_sheet, find_examples
+from features.examples.index import image_name
+from features.examples.store import open_examples
 from features.models import load_model
 from features.pictures import write_picture
 from features.sketches import HELD_OUT_SEED, Sketches
@@ -47,7 +51,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[tuple[Any, ...], dict[s
     return calls
 
 
-@pytest.mark.parametrize("words", [["--help"], ["atlas", "--help"], ["--version"]])
+@pytest.mark.parametrize("words", [["--help"], ["--version"], *([name, "--help"] for name in cli.COMMANDS)])
 def test_help_and_version_import_nothing_heavy(words: list[str]) -> None:
     code = (
         "import sys; from circuits.__main__ import main; code = main(sys.argv[1:]); "
@@ -102,7 +106,7 @@ def test_a_failure_while_working_is_a_sentence_and_exit_code_1(
     def work() -> None:
         raise error
 
-    monkeypatch.setitem(cli.COMMANDS, "layers", lambda args: work)
+    monkeypatch.setitem(cli.COMMANDS, "layers", replace(cli.COMMANDS["layers"], prepare=lambda args: work))
     assert main(["layers"]) == 1
     assert_one_sentence(capsys.readouterr().err)
     assert main(["layers", "--traceback"]) == 1
@@ -113,7 +117,7 @@ def test_control_c_is_exit_code_130(capsys: pytest.CaptureFixture[str], monkeypa
     def work() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(cli.COMMANDS, "layers", lambda args: work)
+    monkeypatch.setitem(cli.COMMANDS, "layers", replace(cli.COMMANDS["layers"], prepare=lambda args: work))
     assert main(["layers"]) == 130
     assert "continues" in capsys.readouterr().err
 
@@ -332,3 +336,271 @@ def test_a_graph_is_chosen_by_the_measure_that_is_named(tmp_path: Path) -> None:
     assert main(["graph", *FEW, "--keep", "2", "--by", "inhibition", "--out", str(path)]) == 0
     wanted = build_graph(load_model("sketches"), ["mixed4c", "logits"], keep=2, by="inhibition", progress=False)
     assert set(load_graph(path).edges) == set(wanted.edges)
+
+
+# --- examples, sheet, excited -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of twelve pictures of two classes, and one file that is none."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for index, (image, _) in enumerate(Sketches(12)):
+        write_picture(image.permute(1, 2, 0).numpy(), folder / f"class {index % 2}" / f"{index}.png")
+    (folder / "class 1" / "notes.txt").write_text("no picture", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def store(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("stores") / "found"
+    assert main(search(pictures, path)) == 0
+    return path
+
+
+def search(pictures: Path, store: Path) -> list[str]:
+    return ["examples", "--dataset", str(pictures), "--store", str(store), "--layers", "mixed3a,mixed4c", "--quiet"]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_examples_looks_at_a_folder_of_pictures_and_says_where_to_look(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*search(pictures, tmp_path / "found"), "--count", "4"]
+    assert main(words) == 0
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert [line.split()[:2] for line in lines[1:3]] == [["mixed3a", "64"], ["mixed4c", "96"]]
+    assert "notes.txt" in lines[3], "what could not be read is said"
+    assert "4 examples each for 160 units, among 12 images" in lines[4]
+    assert err == ""
+    model = load_model("sketches")
+    wanted = find_examples(model, FolderImages(pictures, model), ["mixed3a", "mixed4c"], count=4, progress=False)
+    found = open_examples(tmp_path / "found")
+    for name in found.layers:
+        np.testing.assert_array_equal(found.layer(name).image, wanted.layer(name).image)
+        np.testing.assert_allclose(found.layer(name).value, wanted.layer(name).value, rtol=1e-5)
+        np.testing.assert_allclose(found.layer(name).class_mean, wanted.layer(name).class_mean, rtol=1e-4)
+    look = lines[-1].removeprefix("Look: circuits ").split()
+    assert main([*look, "--out", str(tmp_path / "sheet.html")]) == 0, "what it says to type is right"
+
+
+def test_examples_shows_its_progress_on_standard_error(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([word for word in search(pictures, tmp_path / "found") if word != "--quiet"]) == 0
+    err = capsys.readouterr().err
+    assert "image/s" in err and "13/13" in err, "a rate, and how far it is"
+
+
+def test_examples_again_is_what_it_was(store: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    before = contents(store)
+    assert main(search(pictures, store)) == 0
+    said = capsys.readouterr().out
+    assert contents(store) == before
+    assert "12 images" in said
+
+
+def test_examples_in_shares_is_what_it_is_alone(
+    store: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*search(pictures, tmp_path / "shared"), "--shard", "2/2"]) == 0
+    assert "share 2/2 is done" in capsys.readouterr().out
+    assert main([*search(pictures, tmp_path / "shared"), "--shard", "1/2"]) == 0
+    assert "Look: circuits sheet" in capsys.readouterr().out
+    alone, shared = open_examples(store), open_examples(tmp_path / "shared")
+    for name in alone.layers:
+        np.testing.assert_array_equal(alone.layer(name).image, shared.layer(name).image)
+        np.testing.assert_array_equal(alone.layer(name).value, shared.layer(name).value)
+
+
+def test_examples_passes_on_what_it_is_told(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[tuple[Any, Any]] = []
+
+    def instead(*args: Any, **options: Any) -> None:
+        calls.append((args, options))
+
+    monkeypatch.setattr("features.examples.engines.run", instead)
+    words = ["--count", "3", "--batch", "5", "--dtype", "bfloat16", "--engine", "processes", "--workers", "2"]
+    assert main([*search(pictures, tmp_path / "s"), *words, "--shard", "1/4", "--weights", "seed1"]) == 0
+    (model, dataset, plan, folder), options = calls[0]
+    assert model.digest == load_model("sketches", weights="seed1").digest
+    assert (type(dataset), len(dataset)) == (FolderImages, 13)
+    assert (plan.count, plan.batch, plan.dtype, plan.classes) == (3, 5, "bfloat16", 2)
+    assert plan.layers == ("mixed3a", "mixed4c")
+    assert Path(folder) == tmp_path / "s"
+    assert options == {"engine": "processes", "workers": 2, "shard": "1/4", "progress": False}
+
+
+def test_the_choices_are_those_that_there_are() -> None:
+    from features.examples.engines import ENGINES
+    from features.examples.plans import DTYPES
+
+    parser = cli._parser()
+    commands = next(action for action in parser._actions if action.dest == "command")
+    choices = {action.dest: action.choices for action in commands.choices["examples"]._actions}  # type: ignore[index, union-attr]
+    assert choices["engine"] == list(ENGINES)
+    assert set(choices["dtype"] or ()) == {"float32", *DTYPES}
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--model", "no-such-network"], "no-such-network"),
+        (["--weights", "seed9"], "seed9"),
+        (["--dataset", "/no/such/folder"], "'/no/such/folder' is no folder"),
+        (["--layers", "mixed9z"], "mixed9z"),
+        (["--store", "pictures"], "pictures"),
+        (["--store", "a file"], "a file"),
+        (["--store", "no/such/parent"], "no/such"),
+        (["--engine", "local", "--workers", "2"], "workers"),
+        (["--shard", "5/4"], "5/4"),
+        (["--shard", "0/4"], "0/4"),
+        (["--shard", "third"], "third"),
+        (["--shard", "environment"], "RANK"),
+        (["--device", "abacus"], "abacus"),
+        (["--build", "depth=3"], "depth"),
+        (["--build", "weights=x"], "'weights' is not part of that"),
+        (["--model", "photographs", "--dataset-less"], "--dataset"),
+    ],
+    ids=lambda each: " ".join(each) if isinstance(each, list) else "",
+)
+def test_bad_input_for_examples_is_a_sentence_before_anything_is_read(
+    words: list[str],
+    says: str,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("RANK", "WORLD_SIZE", "SLURM_ARRAY_TASK_ID", "SLURM_PROCID", "SLURM_NTASKS"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "a file").write_text("years of work", encoding="utf-8")
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "1.png").write_text("years of work", encoding="utf-8")
+    before = contents(tmp_path)
+    given = ["--dataset", str(pictures)] if "--dataset-less" not in words else []
+    assert main(["examples", *given, *(word for word in words if word != "--dataset-less")]) == 2
+    out, err = capsys.readouterr()
+    assert_one_sentence(err)
+    assert says in err
+    assert out == ""
+    assert contents(tmp_path) == before, "nothing is written for a refused command"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--count", "0"], ["--count", "many"], ["--batch", "0"], ["--batch", "-3"], ["--dtype", "int8"],
+     ["--engine", "dask"],
+     ["--workers", "0"], ["--image-size", "big"], ["--build", "depth"]],
+)  # fmt: skip
+def test_wrong_words_for_examples_are_exit_code_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["examples", *words]) == 2
+    assert f"argument {words[0]}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("words", "says"), [(["--weights", "seed1"], "digest"), (["--count", "3"], "count")])
+def test_a_store_of_another_search_is_refused(
+    words: list[str], says: str, store: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    before = contents(store)
+    assert main([*search(pictures, store), *words]) == 2
+    out, err = capsys.readouterr()
+    assert_one_sentence(err)
+    assert says in err and out == ""
+    assert contents(store) == before
+
+
+def test_sheet_writes_what_contact_sheet_gives(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "sheets.html"
+    capsys.readouterr()
+    assert main(["sheet", "mixed3a:3", "mixed4c:9", "--store", str(store), "--out", str(path)]) == 0
+    assert capsys.readouterr().out.strip() == str(path)
+    text = path.read_text(encoding="utf-8")
+    examples = open_examples(store)
+    for unit in ("mixed3a:3", "mixed4c:9"):
+        assert contact_sheet(examples, unit)._repr_html_() in text
+    assert "<image" in text, "the store's thumbnails"
+    assert main(["sheet", "mixed3a:3", "--store", str(store), "--out", str(tmp_path / "sheet.png")]) == 0
+
+
+def test_excited_lists_the_units_that_keep_a_picture(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    examples = open_examples(store)
+    capsys.readouterr()
+    index = int(examples["mixed4c:9"].image[0])
+    assert main(["excited", str(index), "--store", str(store), "--count", "500", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    wanted = {
+        unit: float(found.value[list(found.image).index(index)])
+        for unit in examples
+        if index in (found := examples[unit]).image
+    }
+    assert {row["unit"]: row["value"] for row in rows} == pytest.approx(wanted)
+    shares = [row["share"] for row in rows]
+    assert shares == sorted(shares, reverse=True)
+    assert main(["excited", image_name(store, index), "--store", str(store), "--count", "500", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == rows, "a name does as well"
+    assert main(["excited", str(index), "--store", str(store), "--count", "2"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[0] == rows[0]["unit"]
+
+
+def test_a_picture_that_no_unit_keeps_says_so(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main(["excited", "no/such.png", "--store", str(store)]) == 0
+    out, err = capsys.readouterr()
+    assert out.strip() == "" and "'no/such.png'" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["sheet", "mixed3a:3", "--store", "/no/such/store"], "/no/such/store"),
+        (["sheet", "mixed3b:3"], "mixed3b"),
+        (["sheet", "mixed3a:64"], "no channel 64"),
+        (["sheet", "mixed3a:1", "mixed3a"], "'mixed3a' is no unit"),
+        (["sheet", "mixed3a:3", "--out", "sheet.pdf"], "end it with .html"),
+        (["excited", "3", "--store", "/no/such/store"], "/no/such/store"),
+        (["excited", "13"], "the dataset has 13 images (0 to 12)"),
+    ],
+)
+def test_bad_questions_to_a_store_are_a_sentence(
+    words: list[str],
+    says: str,
+    store: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    assert main([*words, *([] if "--store" in words else ["--store", str(store)])]) == 2
+    out, err = capsys.readouterr()
+    assert_one_sentence(err)
+    assert says in err and out == ""
+    assert not list(tmp_path.iterdir())
+
+
+def test_control_c_while_looking_leaves_what_was_found(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The thumbnails are drawn last: stopped there, the same command draws them and does not look again."""
+
+    def stopped(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    words = search(pictures, tmp_path / "found")
+    with monkeypatch.context() as patched:
+        patched.setattr("features.examples.engines.draw_thumbnails", stopped)
+        assert main(words) == 130
+    assert "the same command continues" in capsys.readouterr().err
+    monkeypatch.setattr("features.examples.jobs.sweep", stopped)
+    assert main(words) == 0
+    assert "Look:" in capsys.readouterr().out

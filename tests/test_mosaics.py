@@ -16,10 +16,13 @@ from features.mosaics import (
     ActivationAtlas,
     ActivationGrid,
     ActivationGroups,
+    ActivationSheet,
     activation_atlas,
     activation_grid,
     activation_groups,
+    activation_sheet,
     read_mosaic,
+    write_activation_sheet,
     write_mosaic,
 )
 from features.mosaics.pieces import Neighbours, neighbourhood
@@ -361,3 +364,49 @@ def test_what_is_no_mosaic_is_not_written_or_read(mosaics: dict[str, Any], tmp_p
         read_mosaic(tmp_path / "e")
     with pytest.raises(FileNotFoundError):
         read_mosaic(tmp_path / "nowhere")
+
+
+# Sheets of all channels
+
+
+def test_a_sheet_holds_what_the_layers_say() -> None:
+    model, images = tiny_model("plain"), random_images(1)
+    seen = activation_sheet(model, images[0], ["relu1", "relu3", "logits"])
+    with torch.no_grad(), probe(model, ["relu1", "logits"]) as activations:
+        model(images)
+        relu, logits = activations["relu1"][0].numpy(), activations["logits"][0].numpy()
+    np.testing.assert_allclose(seen.maps["relu1"], relu, rtol=1e-6)
+    np.testing.assert_allclose(seen.maps["logits"][:, 0, 0], logits, rtol=1e-6)
+    assert seen.sparsity("relu1") == pytest.approx((relu <= 0).mean())
+    assert seen.magnitude("relu1") == pytest.approx(np.sqrt((relu**2).mean()), rel=1e-5)
+    assert list(seen.maps) == ["relu1", "relu3", "logits"]
+
+
+def test_a_silent_channel_is_white_and_counted() -> None:
+    maps = {"a": np.stack([np.zeros((4, 4), np.float32), np.full((4, 4), 2.0, np.float32)])}
+    seen = ActivationSheet("m", np.zeros((8, 8, 3)), maps)
+    drawn = seen.draw("a")
+    assert drawn.shape == (36, 72, 3) and (drawn[:, :36] == 1).all() and drawn[18, 54, 0] > drawn[18, 54, 2]
+    assert seen.silent("a") == 0.5 and seen.sparsity("a") == 0.5
+
+
+def test_the_page_of_a_sheet_names_every_channel_and_runs_nothing(tmp_path: Path) -> None:
+    model = tiny_model("tokens")
+    seen = activation_sheet(model, random_images(1)[0], ["blocks.0"])
+    assert seen.maps["blocks.0"].shape == (8, 3, 3)
+    page = write_activation_sheet(seen, tmp_path / "sheet.html").read_text(encoding="utf-8")
+    assert page.count('tabindex="0"') == 8 and "<script" not in page and "blocks.0:7, at most" in page
+    hostile = ActivationSheet("<b>", np.zeros((4, 4, 3)), {'"><script>': np.ones((1, 2, 2), np.float32)})
+    assert "<script>" not in hostile._repr_html_() and "<b>" not in write_activation_sheet(
+        hostile, tmp_path / "h.html"
+    ).read_text(encoding="utf-8")
+
+
+def test_sheets_of_other_sizes_and_layers_are_refused() -> None:
+    model = tiny_model("plain")
+    with pytest.raises(ValueError, match=r"an image is \(3, 12, 12\) for plain, not \(3, 8, 8\)"):
+        activation_sheet(model, torch.zeros(3, 8, 8))
+    with pytest.raises(ValueError, match="no layer 'relu9'"):
+        activation_sheet(model, torch.zeros(3, 12, 12), "relu9")
+    with pytest.raises(ValueError, match="no layer was given"):
+        activation_sheet(model, torch.zeros(3, 12, 12), [])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from circuits.meanings import (
     read_polysemanticity,
     write_polysemanticity,
 )
+from circuits.meanings.overviews import LayerSummary, layer_overview
 from circuits.wiring import connect
 from features.examples import Examples, UnitExamples, find_examples, fingerprint, read_examples, write_examples
 from features.models import Model
@@ -50,6 +51,13 @@ class Measurements:
     def verdicts(self) -> Mapping[str, UnitMeanings]:
         """The verdict on each unit that was judged."""
         return {} if self.meanings is None else {name: self.meanings[name] for name in self.meanings.units}
+
+    @cached_property
+    def summaries(self) -> Mapping[str, LayerSummary]:
+        """Each layer at a glance; nothing where no dataset was given."""
+        if self.examples is None or self.meanings is None:
+            return {}
+        return {each.layer: each for each in layer_overview(self.meanings, self.examples).layers}
 
 
 @dataclass(frozen=True)
@@ -159,12 +167,31 @@ def _meanings(plan: Plan, desk: Desk, examples: Examples | None) -> Polysemantic
         return None
     return desk.keep(
         "meanings",
-        {**_base(plan), "count": plan.count, "dataset": fingerprint(plan.dataset), "seed": plan.seed},
+        {
+            **_base(plan),
+            "count": plan.count,
+            "dataset": fingerprint(plan.dataset),
+            "seed": plan.seed,
+            "evidence": "vectors, late, upstream",
+        },
         f"verdicts on {sum(plan.model.layer(layer).channels for layer in plan.layers):,} units",
         read=read_polysemanticity,
-        make=lambda: polysemanticity(plan.model, examples, seed=plan.seed, progress=desk.progress),
+        make=lambda: _judged(plan, desk, examples),
         write=write_polysemanticity,
     )
+
+
+def _judged(plan: Plan, desk: Desk, examples: Examples) -> Polysemanticity:
+    """Judge by all the evidence that the network gives; a reader is told where that is its layers' activations alone.
+
+    Each verdict's reason says on a unit's page what it rests on.
+    """
+    judged = partial(polysemanticity, plan.model, examples, seed=plan.seed, progress=desk.progress)
+    try:
+        return judged(dataset=plan.dataset)
+    except (ValueError, NotImplementedError) as lack:  # a late layer that says nothing, layers that cannot be followed
+        desk.say(f"verdicts rest on the layers' own activations alone: {lack}")
+        return judged()
 
 
 def _pictures(plan: Plan, desk: Desk) -> dict[str, Visualization]:

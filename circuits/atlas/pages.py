@@ -22,8 +22,10 @@ from circuits.atlas.measures import Measurements, Plan
 from circuits.atlas.views import (
     BOTTOM,
     STATES,
+    Glance,
     KernelPicture,
     UnitView,
+    glance,
     histogram_view,
     kernel_pictures,
     shown_rows,
@@ -218,10 +220,15 @@ def index_page(book: Book, sheets: Mapping[str, Sheet]) -> str:
             "columns": sheets[layer].columns,
             "rows": sheets[layer].rows,
             "units": [_sprite(view, sheets[layer]) for view in book.units(layer)],
+            "glance": _glance(book, layer),
         }
         for layer in book.plan.layers
     ]
     return book.environment.get_template("index.html").render(root="", atlas=book.facts, layers=layers, search=True)
+
+
+def _glance(book: Book, layer: str) -> Glance | None:
+    return glance(book.found.summaries[layer]) if layer in book.found.summaries else None
 
 
 def _sprite(view: UnitView, sheet: Sheet) -> dict[str, Any]:
@@ -265,6 +272,7 @@ def layer_page(book: Book, layer: str) -> str:
         },
         units=units,
         orders=[(key, words) for key, words in ORDERS.items() if any(key in unit["measures"] for unit in units)],
+        glance=_glance(book, layer),
         filters=[(state, f"units {words} ({states[state]})") for state, words in STATES.items() if states[state]],
         before=around[0],
         after=around[1],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,9 @@ import numpy as np
 
 from circuits.atlas.measures import Kernels, Measurements
 from circuits.diagrams.figures import SIGNS
+from circuits.meanings.overviews import LayerSummary
+from circuits.meanings.reports import VERDICTS as WORDS
+from circuits.meanings.reports import reason
 from features.examples import UnitExamples
 from features.pictures import data_uri, signed
 from features.records import slug
@@ -18,6 +22,7 @@ from features.units import Unit
 
 TOP = 18  # examples on a unit's page
 PER_GROUP = 9  # examples of each meaning
+NAMED = 3  # classes that a meaning's examples are said to be of
 BOTTOM = 9
 WIRES = 8  # inputs and outputs on a unit's page
 KERNEL, POSITION = 66, 13  # most that a kernel and one position of it take, in pixels
@@ -137,9 +142,16 @@ def shown_rows(found: Measurements, name: str) -> list[tuple[str, str, list[int]
     if len(groups) < 2:
         return [("", "", list(range(min(count, TOP))))] if count else []
     return [
-        (f"Meaning {number}", f"{len(rows)} of the {count} strongest examples", rows[:PER_GROUP])
+        (f"Meaning {number}", _note(found.looks[name], rows, count), rows[:PER_GROUP])
         for number, rows in enumerate(groups, start=1)
     ]
+
+
+def _note(examples: UnitExamples, rows: Sequence[int], count: int) -> str:
+    """Say how large a group is, and which classes its examples are of."""
+    names = Counter(examples.names[row] for row in rows if examples.names[row]).most_common(NAMED)
+    said = f": {', '.join(f'{name} {times}' for name, times in names)}" if names else ""
+    return f"{len(rows)} of the {count} strongest examples ({len(rows) / count:.0%}){said}"
 
 
 def meaning_groups(found: Measurements, name: str, count: int) -> list[list[int]]:
@@ -155,27 +167,32 @@ def meaning_groups(found: Measurements, name: str, count: int) -> list[list[int]
 
 def verdict_words(found: Measurements, name: str) -> str:
     """Give the verdict on a unit with its reason, in words; nothing where it was not judged."""
-    judged, meanings = found.verdicts.get(name), found.meanings
-    if judged is None or meanings is None:
-        return ""
-    count = len(judged.group)
-    apart = f"distance {judged.distance:.3g}"
-    if judged.verdict == "dead":
-        return "Dead: nothing in the dataset excites it."
-    if judged.flag:
-        return (
-            f"Seems to mean {judged.meanings} things. Its {count} strongest examples fall into groups that the "
-            f"rest of the layer tells apart ({apart}, unrelated from {meanings.far:g}; p = {judged.p:.2g} against "
-            f"a null of the same spread). The smallest group holds {judged.smallest:.0%}."
-        )
-    if judged.verdict == "undecided" and judged.score < 0:
-        return f"Undecided: only {count} examples excite it."
-    if judged.verdict == "undecided":
-        return f"Undecided: its examples part into groups ({apart}), but not surely (p = {judged.p:.2g})."
-    if judged.distance < meanings.far:
-        reason = "however its examples are parted in two, the parts are related"
-        return f"Seems to mean one thing: {reason} ({apart}, unrelated from {meanings.far:g})."
-    return f"Seems to mean one thing: its examples are spread out, but not in groups (p = {judged.p:.2g})."
+    return "" if found.meanings is None or name not in found.verdicts else reason(found.meanings, name)
+
+
+@dataclass(frozen=True)
+class Glance:
+    """One layer at a glance, in words and lengths: ``bars`` are ``(verdict, share in percent, words)``."""
+
+    units: int
+    bars: tuple[tuple[str, str, str], ...]
+    meanings: int
+    features: int
+    interference: str
+    chance: str
+    words: str
+
+
+def glance(summary: LayerSummary) -> Glance:
+    """Give what the pages say of a layer's superposition."""
+    shares = {verdict: count / max(1, summary.units) for verdict, count in summary.verdicts.items() if count}
+    bars = tuple(
+        (verdict, f"{100 * share:.4g}", f"{summary.verdicts[verdict]} of {summary.units} units: {verdict}")
+        for verdict, share in sorted(shares.items(), key=lambda each: list(WORDS).index(each[0]))
+    )
+    felt = "" if math.isnan(summary.interference) else f"{summary.interference:.2f}"
+    words = ", ".join(f"{share:.0%} {verdict}" for verdict, share in shares.items())
+    return Glance(summary.units, bars, summary.meanings, summary.features, felt, f"{summary.chance:.2f}", words)
 
 
 def histogram_view(examples: UnitExamples) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from circuits.meanings import Polysemanticity, polysemanticity
+from circuits.meanings import UnitMeanings, polysemanticity
 from circuits.wiring import connect
 from features.examples import Examples, find_examples
 from features.examples.images import read_item
@@ -34,7 +34,7 @@ class Evidence:
     progress: bool = False
     kernels_of: dict[tuple[str, str], Tensor] = field(default_factory=dict)
     found: Examples | None = None
-    verdicts: Polysemanticity | None = None
+    verdicts: dict[Unit, UnitMeanings] = field(default_factory=dict)
     shown: tuple[Tensor, Tensor] | None = None
 
     def unit(self, name: str) -> Unit:
@@ -66,10 +66,12 @@ class Evidence:
             self.found = find_examples(self.model, self.dataset, self.example_layers, progress=self.progress)
         return self.found
 
-    def meanings(self) -> Polysemanticity:
-        if self.verdicts is None:
-            self.verdicts = polysemanticity(self.model, self.examples(), progress=self.progress)
-        return self.verdicts
+    def meanings(self, unit: Unit) -> UnitMeanings:
+        """Give the verdict on a unit, by all that can be known of its examples."""
+        if unit not in self.verdicts:
+            found = polysemanticity(self.model, self.examples(), [unit], dataset=self.dataset, progress=self.progress)
+            self.verdicts[unit] = found[unit]
+        return self.verdicts[unit]
 
     def images(self) -> tuple[Tensor, Tensor]:
         """Give the first `IMAGES` images that can be read, ``(n, c, h, w)``, and their labels ``(n,)``, -1 for none."""

@@ -119,7 +119,9 @@ def _right(evidence: Evidence, images: Tensor, labels: Tensor) -> float:
 
 def _means_as_said(evidence: Evidence, given: Given, verdict: str) -> Outcome:
     unit = evidence.unit(given["unit"])
-    found = evidence.meanings()[unit]
+    found = evidence.meanings(unit)
     if found.verdict in {"dead", "undecided"}:
-        raise NotTestable(f"too few examples to decide: the unit is {found.verdict} on this dataset")
-    return found.verdict == verdict, {"verdict": found.verdict, "meanings": found.meanings, "p": found.p}
+        sure = "" if math.isnan(found.probability) else f", with a probability of {found.probability:.2f}"
+        raise NotTestable(f"this dataset does not decide it: the unit is {found.verdict}{sure}")
+    said: dict[str, float | int | str] = {"verdict": found.verdict, "meanings": found.meanings, "probability": found.probability}
+    return found.verdict == verdict, said
