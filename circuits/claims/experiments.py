@@ -123,5 +123,9 @@ def _means_as_said(evidence: Evidence, given: Given, verdict: str) -> Outcome:
     if found.verdict in {"dead", "undecided"}:
         sure = "" if math.isnan(found.probability) else f", with a probability of {found.probability:.2f}"
         raise NotTestable(f"this dataset does not decide it: the unit is {found.verdict}{sure}")
-    said: dict[str, float | int | str] = {"verdict": found.verdict, "meanings": found.meanings, "probability": found.probability}
+    said: dict[str, float | int | str] = {
+        "verdict": found.verdict,
+        "meanings": found.meanings,
+        "probability": found.probability,
+    }
     return found.verdict == verdict, said
