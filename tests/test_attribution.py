@@ -752,6 +752,8 @@ def test_methods_that_show_the_picture_are_said_to(method: str, sketches: Model)
     """Deconvnet and guided backpropagation hardly depend on the layers near the output (Adebayo et al. 2018)."""
     world = Sketches(2, seed=HELD_OUT_SEED)
     images = torch.stack([world[i][0] for i in range(2)])
+    shown = attribute(sketches, images, "car", method=method, progress=False)._repr_html_()
+    assert "Shows the picture more than the network" in shown
     assert "FAILS randomization" in audit(sketches, images, "car", method=method, progress=False).verdict
     assert audit(sketches, images, "car", method="gradient", progress=False).passes_randomization
 

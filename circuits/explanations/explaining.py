@@ -13,7 +13,8 @@ from torch import Tensor
 from circuits.explanations.nouns import Carrier, Explanation
 from circuits.explanations.tracing import explanation_graph, unit_of
 from circuits.meanings import Polysemanticity, polysemanticity
-from features.attribution import ChannelAttribution, attribute, attribute_channels_along_path
+from features.attribution import Attribution, ChannelAttribution, attribute_channels_along_path
+from features.attribution.attributing import pictures_of
 from features.attribution.targets import Target, check_images
 from features.examples import Examples, crops, find_examples
 from features.models import Model
@@ -69,26 +70,25 @@ def explain(
         raise ValueError(f"the examples are of other weights (of {examples.model!r}): find them again")
     graph = explanation_graph(model, image, unit, layers, width=width, breadth=breadth, progress=progress)
     channels = attribute_channels_along_path(model, image, unit, layer=layer, progress=progress)
-    overall = attribute(model, image, unit, layer=channels.layer, progress=False)
     carriers = channels.top(0, count=count)
     units = [carrier for carrier, _ in carriers]
     made = visualize(model, units, seed=seed, progress=progress) if pictures and units else None
     if examples is None and dataset is not None:
         examples = find_examples(model, dataset, [channels.layer], count=NEEDED, progress=progress)
     if meanings is None and examples is not None and channels.layer in examples.layers:
-        meanings = polysemanticity(model, examples, units, progress=False)
+        meanings = polysemanticity(model, examples, units, dataset=dataset, progress=False)
     return Explanation(
         model=model.name,
         picture=image[0].clamp(0, 1).expand(3, -1, -1).permute(1, 2, 0).float().cpu().numpy(),
         target=_named(model, unit),
-        value=float(overall.score[0]),
+        value=float(channels.score[0]),
         answers=_answers(model, image),
         layer=channels.layer,
         carriers=tuple(
             Carrier(
                 carrier,
                 share,
-                _heat(channels, carrier, image),
+                _heat(channels.products[0, carrier.channel], image),
                 None if made is None else made[carrier],
                 "" if made is None else _grade(made, carrier),
                 _examples(examples, dataset, carrier),
@@ -99,7 +99,7 @@ def explain(
         covered=float(sum(abs(share) for _, share in carriers)),
         total=float(channels.total[0]) if channels.total is not None else 0.0,
         residual=float(channels.residual[0]) if channels.residual is not None else 0.0,
-        overall=overall,
+        overall=_overall(channels, image),
         graph=graph,
     )
 
@@ -119,10 +119,19 @@ def _answers(model: Model, image: Tensor) -> tuple[tuple[str, float], ...]:
     return tuple((model.labels[c], float(shares[c])) for c in best)
 
 
-def _heat(channels: ChannelAttribution, unit: Unit, image: Tensor) -> np.ndarray:
-    coarse = torch.from_numpy(channels.products[0, unit.channel])[None, None].double()
-    large: np.ndarray = F.interpolate(coarse, size=image.shape[2:], mode="bilinear", align_corners=False)[0, 0].numpy()
+def _heat(coarse: np.ndarray, image: Tensor) -> np.ndarray:
+    maps = torch.from_numpy(coarse)[None, None].double()
+    large: np.ndarray = F.interpolate(maps, size=image.shape[2:], mode="bilinear", align_corners=False)[0, 0].numpy()
     return large
+
+
+def _overall(channels: ChannelAttribution, image: Tensor) -> Attribution:
+    """Give what all channels together add, position by position: Grad-CAM's mean gradient would mislead in the middle
+    of a network."""
+    heat = _heat(channels.spatial[0], image)[None]
+    return Attribution(
+        heat, channels.method, channels.target, channels.layer, channels.score, None, None, pictures_of(image)
+    )
 
 
 def _grade(made: Visualization, unit: Unit) -> str:

@@ -45,7 +45,8 @@ class Explanation:
     softmax probabilities; ``layer`` the one that was looked at, ``carriers`` its channels that add or take most, and
     ``covered`` the part of the absolute sum over all its channels that they make; ``total`` is what the layer as a
     whole makes of the target, ``S - S(layer = 0)``, and ``residual`` what the attributions miss of it. ``overall`` is
-    Grad-CAM at that layer. ``graph`` is the circuit of this picture (`explanation_graph`).
+    where all its channels together add to it or take from it. ``graph`` is the circuit of this picture
+    (`explanation_graph`).
     """
 
     model: str
@@ -74,7 +75,7 @@ class Explanation:
         return (
             f"<p><b>{html.escape(self.target)}</b> = {self.value:.3g} ({answers})</p>"
             f'<p><img src="{data_uri(self.picture, size=2 * TILE)}" alt="the picture"> '
-            f'<img src="{data_uri(self.overall.overlay(0), size=2 * TILE)}" alt="Grad-CAM at {place}">'
+            f'<img src="{data_uri(self.overall.overlay(0), size=2 * TILE)}" alt="where {place} speaks for it">'
             f"</p><table><tr>{heads}</tr>{rows}</table>"
         )
 

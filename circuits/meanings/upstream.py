@@ -111,7 +111,8 @@ def _contributions(
 
     edits: Mapping[str, Edit] = {name: functools.partial(cut, name) for name in sources}
     with torch.enable_grad(), probe(model, [layer], edits=edits) as activations:
-        shown = images.to(model.device, model.dtype)
+        # channels last: the same numbers but for rounding, twice as fast on a processor
+        shown = images.to(model.device, model.dtype).contiguous(memory_format=torch.channels_last)
         if not sources:
             mean = torch.tensor(model.mean, device=shown.device, dtype=shown.dtype)[:, None, None]
             leaves["image"] = (shown - mean).requires_grad_()

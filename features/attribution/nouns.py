@@ -87,7 +87,8 @@ class Attribution:
             for image in range(min(FEW, len(self)))
         )
         left = f"<p>and {len(self) - FEW} more images</p>" if len(self) > FEW else ""
-        return f"<div><p>{html.escape(repr(self))}</p>{figures}{left}</div>"
+        caution = f"<p><b>{html.escape(CAUTIONS[self.method])}</b></p>" if self.method in CAUTIONS else ""
+        return f"<div><p>{html.escape(repr(self))}</p>{caution}{figures}{left}</div>"
 
     def _pair(self, image: int) -> Picture:
         shown = self.overlay(image)
@@ -116,3 +117,10 @@ def read_attribution(folder: str | os.PathLike[str]) -> Attribution:
     if sorted(said) != ["layer", "method", "target"]:
         raise ValueError(f"the attribution in '{folder}' was written by another version: make it again")
     return Attribution(**{name: arrays.get(name) for name in (*wanted, *optional)}, **said)  # type: ignore[arg-type]
+
+
+INSENSITIVE = (
+    "Shows the picture more than the network: this method hardly changes when weights are shuffled; see audit."
+)
+# What is said beside the heats of methods that are known to fail a check, on every network that was tried.
+CAUTIONS = {"deconvnet": INSENSITIVE, "guided-backpropagation": INSENSITIVE}

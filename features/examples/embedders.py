@@ -50,7 +50,8 @@ def own_layers(model: Model, layers: str | Iterable[str] | None = None) -> Embed
 
     def embed(images: Tensor) -> Tensor:
         with probe(model, names) as activations:
-            model(images)
+            # channels last: the same numbers but for rounding, twice as fast (pools above all)
+            model(images.contiguous(memory_format=torch.channels_last))
             means = [_pooled(activations[name]) for name in names]
         return means[0] if len(means) == 1 else torch.cat([F.normalize(each, dim=1) for each in means], 1)
 
