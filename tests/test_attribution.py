@@ -685,6 +685,14 @@ def test_tokens_are_read_as_the_square_of_patches() -> None:
     np.testing.assert_allclose(inner.heat, enlarged(coarse), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_the_score_is_the_targets_value_on_the_images_as_they_are(method: str) -> None:
+    model, images = tiny_model("plain"), random_images(3)
+    found = explain(model, images, 2, method=quick(method), batch=2)
+    with torch.no_grad():
+        np.testing.assert_allclose(found.score, model(images)[:, 2].numpy(), rtol=1e-9)
+
+
 # Channels
 
 

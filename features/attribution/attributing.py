@@ -60,9 +60,10 @@ def attribute(
     whole_number("batch", batch)
     parts = []
     with tqdm(total=len(images), unit="image", desc=name, disable=not progress) as bar:
-        counted = _counted(objective, bar)
         for start in range(0, len(images), batch):
-            parts.append(_explained(model, images[start : start + batch], counted, explain, layer))
+            scores: list[Tensor] = []
+            counted = _counted(objective, bar, scores if name in ONE_PASS else None)
+            parts.append(_explained(model, images[start : start + batch], counted, explain, layer, scores))
             bar.update(len(parts[-1][0]))
     heat, score = np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
     promised = [part[2] for part in parts if part[2] is not None]
@@ -92,27 +93,31 @@ def pictures_of(images: Tensor) -> NDArray[np.uint8] | None:
     return shown.permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
-def _counted(objective: Objective, bar: tqdm) -> Objective:
-    """Give the objective, telling the bar of every pass: a method may take thousands for one image."""
-    passes = 0
+def _counted(objective: Objective, bar: tqdm, scores: list[Tensor] | None) -> Objective:
+    """Give the objective, telling the bar of every pass (a method may take thousands for one image), and keeping its
+    ``scores`` where these are wanted."""
 
     def score(activations: Mapping[str, Tensor]) -> Tensor:
-        nonlocal passes
-        passes += 1
-        bar.set_postfix(passes=passes, refresh=False)
+        bar.passes = getattr(bar, "passes", 0) + 1
+        bar.set_postfix(passes=bar.passes, refresh=False)
         bar.update(0)
-        return objective.score(activations)
+        found = objective.score(activations)
+        if scores is not None:
+            scores.append(found.detach())
+        return found
 
     return replace(objective, score=score)
 
 
 def _explained(
-    model: Model, images: Tensor, objective: Objective, explain: Method, layer: str | None
+    model: Model, images: Tensor, objective: Objective, explain: Method, layer: str | None, scores: list[Tensor]
 ) -> tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.floating] | None]:
+    """Give heat, score and promise; ``scores`` gets those of the passes, where the first is over the images as they
+    are, so that no other is needed."""
     with torch.inference_mode(False), torch.enable_grad():
         images = images.clone()
         heat, total = explain(model, images, objective, layer)
-        score = score_of(model, images, objective)
+        score = scores[0] if scores else score_of(model, images, objective)
     if heat.shape != (len(images), *images.shape[2:]):
         raise ValueError(
             f"the method gave a heat of {tuple(heat.shape)}: it should be {(len(images), *images.shape[2:])}"
@@ -132,3 +137,6 @@ def _array(tensor: Tensor) -> NDArray[np.floating]:
 
 PIXEL_METHODS: dict[str, Method] = {**GRADIENTS, **RULED, **PERTURBING}
 METHODS: dict[str, Method] = {**PIXEL_METHODS, **CAMS}
+# Those that pass over the images once, as they are: the target's value is known from that.
+SEVERAL = {"score-cam", "ablation-cam", "eigen-cam"}
+ONE_PASS = frozenset({"gradient", "absolute-gradient", "saliency", "gradient-x-input", *RULED, *CAMS} - SEVERAL)
