@@ -311,7 +311,7 @@ def _pack(kind: str, tensors: Mapping[str, np.ndarray], fields: Any) -> tuple[di
     manifest = {
         "schema": SCHEMA,
         "kind": kind,
-        "versions": _versions(),
+        "versions": versions(),
         "sha256": hashlib.sha256(blob).hexdigest(),
         "arrays": {name: _describe(array) for name, array in tensors.items()},
         "fields": fields,
@@ -319,7 +319,8 @@ def _pack(kind: str, tensors: Mapping[str, np.ndarray], fields: Any) -> tuple[di
     return manifest, blob
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Give the versions of the packages that a result depends on, of those that are installed."""
     found = {}
     for package in PACKAGES:
         try:

@@ -468,6 +468,7 @@ def is_running(pid: int) -> bool:
 def test_a_signal_ends_it_soon_and_without_orphans(
     begun: Callable[..., tuple[subprocess.Popen[str], set[int]]], tmp_path: Path, engine: str, sent: signal.Signals
 ) -> None:
+    start = time.monotonic()
     program, readers = begun(engine)
     assert all(is_running(pid) for pid in readers)
     began = time.monotonic()
@@ -475,8 +476,8 @@ def test_a_signal_ends_it_soon_and_without_orphans(
     program.communicate(timeout=60)
     while any(is_running(pid) for pid in readers) and time.monotonic() - began < 60:
         time.sleep(0.01)
-    # 1.2 s on a quiet machine, where five were promised; a busy one may take its time, but nothing may hang.
-    assert time.monotonic() - began < 45
+    # Five seconds, or on a busy machine less than the program took to begin (ten where this takes 1.2).
+    assert time.monotonic() - began < max(5.0, began - start)
     assert program.returncode == -sent
     (tmp_path / "slow").unlink()
     assert resumed(tmp_path / "store") == 400

@@ -25,6 +25,7 @@ from circuits.meanings import (
 from circuits.meanings.overviews import LayerSummary, layer_overview
 from circuits.wiring import connect
 from features.examples import Examples, UnitExamples, find_examples, fingerprint, read_examples, write_examples
+from features.examples.embeddings import Featureless
 from features.models import Model
 from features.records import read_record, slug, write_record
 from features.visualization import Visualization, read_visualization, visualize, write_visualization
@@ -189,7 +190,7 @@ def _judged(plan: Plan, desk: Desk, examples: Examples) -> Polysemanticity:
     judged = partial(polysemanticity, plan.model, examples, seed=plan.seed, progress=desk.progress)
     try:
         return judged(dataset=plan.dataset)
-    except (ValueError, NotImplementedError) as lack:  # a late layer that says nothing, layers that cannot be followed
+    except Featureless as lack:  # the late layer says the same of every crop: there is no such evidence
         desk.say(f"verdicts rest on the layers' own activations alone: {lack}")
         return judged()
 

@@ -53,8 +53,8 @@ def curves_and_circles(*, background: float = BACKGROUND, distractors: int = DIS
 
     >>> planted = curves_and_circles()
     >>> from circuits.planted.planting import peak_responses
-    >>> circles, edges = (planted.images(content, 2) for content in ("circle", "straight edge"))
-    >>> bool(peak_responses(planted, [planted.unit("circle")], circles).min() > 0.25)
+    >>> circles, edges = (planted.images(content, 5) for content in ("circle", "straight edge"))
+    >>> bool(peak_responses(planted, [planted.unit("circle")], circles).median() > 0.5)
     True
     >>> bool(peak_responses(planted, [planted.unit("circle")], edges).max() < 0.1)
     True

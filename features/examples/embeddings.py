@@ -33,6 +33,10 @@ Vectors: TypeAlias = NDArray[np.float32]
 Integers: TypeAlias = NDArray[np.int64]
 
 
+class Featureless(ValueError):
+    """There is nothing to embed, or an embedder says the same of everything: its layer is no evidence."""
+
+
 @dataclass(frozen=True, eq=False)
 class Embeddings:
     """What an embedder gives for the crops of kept examples.
@@ -141,7 +145,7 @@ def embed(
     wanted = {layer: _wanted(examples, layer, channels, count, margin) for layer, channels in chosen.items()}
     crops, inverse = np.unique(np.concatenate([keys for keys, _ in wanted.values()]), axis=0, return_inverse=True)
     if len(crops) == 0:
-        raise ValueError("none of these units has an example: choose units that are not dead")
+        raise Featureless("none of these units has an example: choose units that are not dead")
     vectors = _embed_all(model, dataset, crops, embedder, tuple(size), progress)
     _check_varied(vectors)
     return Embeddings(
@@ -295,7 +299,7 @@ def _checked(given: Any, count: int, before: list[NDArray[Any]]) -> Vectors:
 def _check_varied(vectors: Vectors) -> None:
     spread = np.abs(vectors - vectors[0]).max()
     if len(vectors) > 1 and spread <= NOISE * max(np.abs(vectors).max(), np.finfo(np.float32).tiny):
-        raise ValueError(
+        raise Featureless(
             f"the embedder gives the same vector for all {len(vectors)} crops, which tells nothing apart: give another"
         )
 

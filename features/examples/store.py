@@ -12,7 +12,6 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,7 +23,7 @@ from features.examples.index import INDEX, reading
 from features.examples.nouns import AXES, Examples, LayerExamples
 from features.examples.shards import blocks, read_block
 from features.examples.thumbnails import thumbnail_pictures
-from features.records import MANIFEST, PACKAGES, check_shapes, plain, slug, write_atomically
+from features.records import MANIFEST, check_shapes, plain, slug, versions, write_atomically
 
 KIND = "examples-store"
 SCHEMA = 1
@@ -141,7 +140,7 @@ def begin(folder: Path, run: Mapping[str, Any]) -> dict[str, Any]:
         return manifest
     if strange:
         raise ValueError(f"'{folder}' holds {strange[0]!r} and no store: give an empty or a new folder")
-    manifest = {"schema": SCHEMA, "kind": KIND, "versions": _versions(), "run": plain(run), "results": None}
+    manifest = {"schema": SCHEMA, "kind": KIND, "versions": versions(), "run": plain(run), "results": None}
     write_manifest(folder, manifest)
     return manifest
 
@@ -257,16 +256,6 @@ def _difference(old: Any, new: Any) -> tuple[str, str]:
         names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
         old, new = ({name: values.get(name) for name in names} for values in (old, new))
     return f"{old!r:.200}", f"{new!r:.200}"
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # run from the source folder, or without an optional package
-            continue
-    return found
 
 
 def _refuse_constant(name: str) -> NoReturn:
