@@ -112,6 +112,18 @@ def test_what_passes_through_another_listed_layer_is_not_counted_twice() -> None
     assert pairs == {("stem", "layer1.0"), ("layer1.0", "layer1.1"), ("layer1.1", "logits")}
 
 
+def test_a_skip_past_a_listed_layer_carries_only_itself() -> None:
+    """The stem feeds a block's end by the skip, and through its convolution, which is listed too: each way once."""
+    model, image = unbiased("residual"), random_images(1, seed=3)
+    graph = trace(model, image, layers=["stem", "layer1.0.conv2", "layer1.0"])
+    pairs = {(graph.nodes[a]["layer"], graph.nodes[b]["layer"]) for a, b in graph.edges}
+    assert ("stem", "layer1.0") in pairs and ("layer1.0.conv2", "layer1.0") in pairs
+    for node, degree in graph.in_degree():
+        if degree and graph.nodes[node]["layer"] == "layer1.0":
+            arriving = sum(data["weight"] for *_, data in graph.in_edges(node, data=True))
+            assert arriving == pytest.approx(graph.nodes[node]["attribution"], rel=1e-6, abs=1e-9)
+
+
 def test_width_and_breadth_keep_what_carries_most() -> None:
     model, image = tiny_model("plain"), random_images(1, seed=7)
     whole, few = (
